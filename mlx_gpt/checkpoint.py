@@ -1,0 +1,143 @@
+"""One model = one .safetensors file: arrays, tokenizer, and a card that says what it is. No pickle anywhere."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_gpt import stages
+from mlx_gpt.corpus import Source
+from mlx_gpt.errors import CheckpointError, MlxGptError, SettingError
+from mlx_gpt.model import LanguageModel, Stage
+from mlx_gpt.recipe import Settings
+from mlx_gpt.safetensors import check_header
+from mlx_gpt.tokenizer import Tokenizer
+
+FORMAT = 1
+MODEL = "model.safetensors"
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a checkpoint says of itself. `scores` are figures by name, on the held-out text of `source`."""
+
+    stage: int
+    preset: str
+    config: Settings
+    recipe: Settings
+    vocab_size: int
+    source: Source
+    corpus: str
+    step: int
+    finished: bool
+    scores: dict[str, float]
+
+    def json(self) -> str:
+        """The card as text, for the file's metadata."""
+        return json.dumps({"format": FORMAT, **asdict(self)})
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model ready for use, with what belongs to it."""
+
+    model: LanguageModel
+    tokenizer: Tokenizer
+    card: Card
+    stage: Stage
+    path: Path
+
+
+def save(path: Path, model: LanguageModel, tokenizer: Tokenizer, card: Card) -> None:
+    """Write a checkpoint whole or not at all. Raises CheckpointError where the disk refuses."""
+    arrays = {f"model.{name}": array for name, array in model.arrays().items()}
+    arrays["tokenizer"] = mx.array(np.frombuffer(tokenizer.model, np.uint8))
+    metadata = {"format": "mlx", "mlx_gpt": card.json(), "tokenizer": tokenizer.kind}
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part.safetensors")
+    try:
+        mx.save_safetensors(str(part), arrays, metadata)
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: cannot be written ({error}); is the disk full?") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def run_folder(number: int | None, run: Path | None) -> Path:
+    """The folder that --stage or --run names. Raises SettingError for both, neither, or no such folder."""
+    if (number is None) == (run is None):
+        raise SettingError("give either --stage N (its default run) or --run DIR")
+    folder = run if run is not None else RUNS / stages.stage(int(number or 0)).run
+    if not (folder / MODEL).is_file() and not folder.is_file():
+        remedy = f"python -m mlx_gpt.train --stage {number}" if number else "name the folder a training run wrote"
+        raise CheckpointError(f"{folder}: no trained model here; {remedy}")
+    return folder
+
+
+def runs(folder: Path) -> list[Path]:
+    """The run folders in a folder, by name."""
+    return sorted(path.parent for path in folder.glob(f"*/{MODEL}")) if folder.is_dir() else []
+
+
+def read_card(folder: Path) -> Card:
+    """What the checkpoint of a run (or a model file) says of itself, without loading the model."""
+    path = folder if folder.is_file() else folder / MODEL
+    metadata = check_header(path)
+    if "mlx_gpt" not in metadata:
+        raise CheckpointError(f"{path}: a safetensors file, but not one of mlx_gpt's")
+    try:
+        told = json.loads(metadata["mlx_gpt"])
+        if told.pop("format") != FORMAT:
+            raise CheckpointError(f"{path}: written by another version of mlx_gpt; train again")
+        stage = stages.stage(told["stage"])
+        told["config"] = _settings(type(stage.config), told["config"])
+        told["recipe"] = _settings(type(stage.recipe), told["recipe"])
+        told["source"] = Source(**{**told["source"], "paths": tuple(told["source"]["paths"])})
+        return Card(**told)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SettingError) as error:
+        raise CheckpointError(f"{path}: its description is damaged ({error}); train again") from error
+
+
+def load(folder: Path, number: int | None = None) -> Checkpoint:
+    """The model of a run folder (or a model file), of stage `number` if given.
+
+    Raises CheckpointError for a file that is missing, damaged, of another stage, or no checkpoint.
+    """
+    path = folder if folder.is_file() else folder / MODEL
+    card = read_card(folder)
+    if number is not None and card.stage != number:
+        raise CheckpointError(f"{path}: a checkpoint of stage {card.stage}, not of stage {number}")
+    stage = stages.stage(card.stage)
+    try:
+        arrays, metadata = mx.load(str(path), return_metadata=True)
+        spelled = np.array(arrays.pop("tokenizer"), np.uint8).tobytes()
+        tokenizer = Tokenizer(metadata["tokenizer"], spelled)
+        if tokenizer.vocab_size != card.vocab_size:
+            raise CheckpointError("its tokenizer and its model disagree on the vocabulary")
+        model = stage.model(card.config, card.vocab_size)
+        model.restore({name.removeprefix("model."): array for name, array in arrays.items()})
+    except (RuntimeError, ValueError, KeyError, MlxGptError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return Checkpoint(model, tokenizer, card, stage, path)
+
+
+def _settings(kind: type[Settings], told: dict[str, Any]) -> Settings:
+    """Settings from JSON; unknown and missing names are errors, for a dropped setting is another model."""
+    assert is_dataclass(kind)
+    names = {field.name for field in fields(kind)}
+    strange = sorted(names ^ told.keys())
+    if strange:
+        raise SettingError(f"setting {strange[0]} is {'missing' if strange[0] in names else 'unknown'}")
+    return kind(**told)

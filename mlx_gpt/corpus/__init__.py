@@ -1,0 +1,18 @@
+"""Text to memory-mapped token ids, split three ways, and batches with a position."""
+
+from mlx_gpt.corpus.batches import Running, Shuffled
+from mlx_gpt.corpus.corpus import Corpus, Source, Text, encode_text, open_corpus
+from mlx_gpt.corpus.documents import documents, files, spool_standard_input
+
+__all__ = [
+    "Corpus",
+    "Running",
+    "Shuffled",
+    "Source",
+    "Text",
+    "documents",
+    "encode_text",
+    "files",
+    "open_corpus",
+    "spool_standard_input",
+]

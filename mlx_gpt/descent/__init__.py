@@ -1,0 +1,5 @@
+"""Gradient models in MLX: one base, one loop, one loss, its optimisers."""
+
+from mlx_gpt.descent.neural import Neural
+
+__all__ = ["Neural"]

@@ -1,0 +1,96 @@
+"""What every gradient stage shares: from a stage's hidden vectors to the contract."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
+
+from mlx_gpt.corpus import Corpus
+from mlx_gpt.descent.cross_entropy import chunked_cross_entropy, cross_entropy
+from mlx_gpt.descent.loop import descend
+from mlx_gpt.errors import CheckpointError
+from mlx_gpt.memory import Memory
+from mlx_gpt.model import Report, check_ids
+
+SCORED = 2**22  # logits that exist at one time while scoring
+
+
+class Neural(nn.Module):
+    """A model with weights: subclasses say what they remember, and how ids become hidden vectors.
+
+    Whatever the architecture, logits = hidden W^T + b, with W (V, D) and b (V,) given by `head`.
+    """
+
+    vocab_size: int
+    context: int | None = None  # tokens its memory has room for; None: no end
+
+    @abstractmethod
+    def memory(self, batch: int = 1) -> Memory:
+        """An empty memory."""
+
+    @abstractmethod
+    def hidden(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
+        """ids (B, T) -> what the output layer sees after each of them (B, T, D); brings the memory up to date."""
+
+    @abstractmethod
+    def head(self) -> tuple[mx.array, mx.array | None]:
+        """Weight (V, D) and bias (V,) of the output layer."""
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        """(..., D) -> (..., V)."""
+        weight, bias = self.head()
+        return hidden @ weight.T if bias is None else mx.addmm(bias, hidden, weight.T)
+
+    def loss(self, ids: mx.array, memory: Memory | None, chunk: int) -> mx.array:
+        """Mean nats of the targets of a batch (B, T + 1), with at most `chunk` positions' logits at a time."""
+        hidden = self.hidden(ids[:, :-1], memory)
+        flat, targets = hidden.reshape(-1, hidden.shape[-1]), ids[:, 1:].reshape(-1)
+        if chunk:
+            return chunked_cross_entropy(flat, *self.head(), targets, chunk) / targets.size
+        return cross_entropy(self.logits(flat), targets).mean()
+
+    def fit(self, corpus: Corpus, recipe: Any, report: Report) -> None:
+        """Stochastic descent on the training text; see descent.loop."""
+        descend(self, corpus, recipe, report)
+
+    def logprobs(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
+        """(B, T) -> (B, T, V), natural logarithms."""
+        check_ids(ids, self.vocab_size)
+        logits = self.logits(self.hidden(ids, memory))
+        return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+
+    def score(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
+        """(B, T) -> (B, T - 1); the logits of a few positions at a time."""
+        check_ids(ids, self.vocab_size)
+        if ids.shape[1] == 1:
+            return mx.zeros((ids.shape[0], 0))
+        hidden = self.hidden(ids[:, :-1], memory)
+        flat, targets = hidden.reshape(-1, hidden.shape[-1]), ids[:, 1:].reshape(-1)
+        step = max(1, SCORED // self.vocab_size)
+        parts = []
+        for start in range(0, targets.size, step):
+            part = slice(start, start + step)
+            parts.append(-cross_entropy(self.logits(flat[part]), targets[part]))
+            mx.eval(parts[-1])
+        return mx.concatenate(parts).reshape(ids.shape[0], -1)
+
+    def arrays(self) -> dict[str, mx.array]:
+        """Every weight by its path."""
+        return dict(tree_flatten(self.parameters()))
+
+    def restore(self, arrays: dict[str, mx.array]) -> None:
+        """Raises CheckpointError naming the first weight that is missing, unknown, or of another shape."""
+        own = self.arrays()
+        strange = sorted(own.keys() ^ arrays.keys())
+        if strange:
+            what = "without" if strange[0] in own else "with an unknown"
+            raise CheckpointError(f"a checkpoint {what} {strange[0]}: it is of another model")
+        for name, array in arrays.items():
+            if array.shape != own[name].shape:
+                raise CheckpointError(f"{name} has shape {array.shape}, this model wants {own[name].shape}")
+        self.update(tree_unflatten(list(arrays.items())))
+        mx.eval(self.parameters())

@@ -1,0 +1,93 @@
+"""Which device computes, which BLAS it computes with, and how much memory it takes."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import resource
+import sys
+from pathlib import Path
+
+from mlx_gpt.errors import SettingError
+
+_blas = ""
+
+
+def load_blas() -> str:
+    """Load a tuned BLAS so that MLX on Linux finds it first; returns its name, or "" where there is none.
+
+    MLX's Linux wheel links the reference BLAS. Symbols of a library loaded globally before MLX win over it.
+    `MLX_GPT_BLAS` names another library, or `none`. Nothing is done on macOS: Accelerate is tuned already.
+    """
+    global _blas
+    if sys.platform != "linux" or _blas or "mlx.core" in sys.modules:
+        return _blas
+    wanted = os.environ.get("MLX_GPT_BLAS", "")
+    if wanted == "none":
+        return ""
+    mkl = Path(sys.prefix) / "lib"
+    candidates = [wanted] if wanted else ["libopenblas.so.0", *map(str, sorted(mkl.glob("libmkl_rt.so*")))]
+    os.environ.setdefault("MKL_CBWR", "AUTO")  # MKL: the same numbers from run to run
+    for name in candidates:
+        try:
+            ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)
+        except OSError:
+            continue
+        _blas = Path(name).name
+        return _blas
+    if wanted:
+        raise SettingError(f"MLX_GPT_BLAS={wanted}: cannot be loaded; unset it or name a library that can")
+    return ""
+
+
+def pick_device() -> str:
+    """Compute on the GPU where one really answers, else on the CPU; returns "gpu" or "cpu".
+
+    `MLX_GPT_DEVICE` (auto, cpu, gpu) decides otherwise. MLX's own default is the GPU on every Mac, even
+    where there is none, so the choice is made by a small product.
+    """
+    import mlx.core as mx
+
+    wanted = os.environ.get("MLX_GPT_DEVICE", "auto")
+    if wanted not in ("auto", "cpu", "gpu"):
+        raise SettingError(f"MLX_GPT_DEVICE={wanted}: choose auto, cpu or gpu")
+    if wanted != "cpu" and mx.is_available(mx.gpu):
+        try:
+            with mx.stream(mx.gpu):
+                mx.eval(mx.ones((8, 8)) @ mx.ones((8, 8)))
+            mx.set_default_device(mx.gpu)
+            return "gpu"
+        except RuntimeError as error:
+            if wanted == "gpu":
+                raise SettingError(f"MLX_GPT_DEVICE=gpu: the GPU does not answer ({error}); use cpu") from error
+    elif wanted == "gpu":
+        raise SettingError("MLX_GPT_DEVICE=gpu: MLX finds no GPU here; use cpu or auto")
+    mx.set_default_device(mx.cpu)
+    return "cpu"
+
+
+def slowness() -> str:
+    """One line that says why training will be slow on this machine and what to install, or ""."""
+    if sys.platform != "linux" or _blas or os.environ.get("MLX_GPT_DEVICE") == "gpu":
+        return ""
+    remedy = "pip install mkl" if platform.machine() == "x86_64" else "apt-get install libopenblas0-pthread"
+    return f"no tuned BLAS found: matrix products run at a small part of this machine's speed; {remedy}"
+
+
+def description() -> str:
+    """Device, BLAS and platform in one line, for logs and reports."""
+    import mlx.core as mx
+
+    device = "gpu" if mx.default_device() == mx.gpu else "cpu"
+    blas = f", {_blas}" if _blas else ""
+    return f"MLX {mx.__version__} on {device} ({platform.system()} {platform.machine()}{blas})"
+
+
+def peak_memory() -> int:
+    """The most memory this process has held so far, in bytes, MLX's buffers included."""
+    import mlx.core as mx
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return max(resident, mx.get_peak_memory())

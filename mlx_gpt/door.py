@@ -1,0 +1,96 @@
+"""What all doors share: one-line errors with exit code 2, options that know their nearest, and who names a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from mlx_gpt.errors import MlxGptError
+from mlx_gpt.recipe import Settings, option
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+MANY = ("--data",)  # options that take every following word up to the next option
+
+
+class Door(click.Command):
+    """A Click command that prints the user's mistakes in one line and exits with 2."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("context_settings", {"help_option_names": ["-h", "--help"], "max_content_width": 110})
+        super().__init__(*args, **kwargs)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As Click, but `--data a b` means `--data a --data b`, and an unknown option names the nearest."""
+        try:
+            return super().parse_args(ctx, _spread(args))
+        except click.NoSuchOption as error:
+            known = [name for each in self.get_params(ctx) for name in each.opts if name.startswith("--")]
+            nearest = difflib.get_close_matches(error.option_name, known, 1, cutoff=0.0)
+            hint = f"; the nearest is {nearest[0]}" if nearest else ""
+            raise click.UsageError(f"{self.owner(ctx)} has no setting {error.option_name}{hint}", ctx) from error
+
+    def owner(self, ctx: click.Context) -> str:
+        """Who is said not to have an unknown option."""
+        return f"mlx_gpt.{ctx.info_name}" if ctx.parent else str(ctx.info_name)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run; a mistake of the user's becomes one line and exit code 2, Ctrl-C exit code 130."""
+        try:
+            return super().invoke(ctx)
+        except MlxGptError as error:
+            failure = click.ClickException(" ".join(str(error).split()))
+            failure.exit_code = 2
+            raise failure from error
+        except KeyboardInterrupt:
+            click.echo("\nstopped", err=True)
+            ctx.exit(130)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(0)
+
+
+def _spread(args: Sequence[str]) -> list[str]:
+    spread: list[str] = []
+    many = ""
+    for word in args:
+        if word.startswith("-") and word != "-":
+            many = word if word in MANY else ""
+            spread.append(word)
+        elif many and spread[-1] != many:
+            spread += [many, word]
+        else:
+            spread.append(word)
+    return spread
+
+
+def setting_options(settings: Settings) -> list[click.Option]:
+    """An option for every field of a Config or recipe, with its bounds, help and default."""
+    return [_option(field, getattr(settings, field.name)) for field in dataclasses.fields(settings)]
+
+
+def _option(field: dataclasses.Field[Any], default: Any) -> click.Option:
+    guards = field.metadata
+    name = option(field.name)
+    if isinstance(default, bool):
+        return click.Option([f"{name}/--no-{name[2:]}"], default=default, show_default=True, help=guards["help"])
+    kind: click.ParamType
+    if guards["choices"]:
+        kind = click.Choice(guards["choices"])
+    elif isinstance(default, int):
+        kind = click.IntRange(guards["low"], guards["high"])
+    else:
+        kind = click.FloatRange(guards["low"], guards["high"])
+    return click.Option([name], type=kind, default=default, show_default=True, help=guards["help"])
+
+
+def which_run(function: Function) -> Function:
+    """--stage N (its default run) or --run DIR."""
+    function = click.option("--run", type=click.Path(path_type=Path), help="The folder of a trained run.")(function)
+    return click.option("--stage", type=int, help="A stage: 1 to 11; its default run under runs/ is taken.")(function)

@@ -1,0 +1,74 @@
+"""The text a trained model is scored on: the split its run never saw, or files, with a look for leaks."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mlx_gpt import stories
+from mlx_gpt.checkpoint import Checkpoint
+from mlx_gpt.corpus import Text, documents, encode_text, files, open_corpus, spool_standard_input
+from mlx_gpt.errors import DataError, MlxGptError
+from mlx_gpt.tokenizer import Tokenizer
+
+Notice = Callable[[str], None]
+
+
+def held_out(trained: Checkpoint, data: Sequence[str], notice: Notice) -> Text:
+    """The run's own test split, or the documents of `data` in its tokenizer.
+
+    Raises DataError where the run's text is gone or has changed, or where `data` holds no text. Notices say
+    how many documents of `data` were trained on.
+    """
+    source = trained.card.source
+    if not data:
+        if "-" in source.paths:
+            raise DataError("this run was trained on standard input; give --data FILE to score it on")
+        corpus = open_corpus(source, notice)
+        if corpus.digest != trained.card.corpus:
+            raise DataError(f"{source}: changed since this run was trained on it; give --data FILE")
+        return corpus.test
+    paths = [spool_standard_input() if path == "-" else Path(path) for path in data]
+    try:
+        texts = list(documents(files(paths)))
+    finally:
+        for path, name in zip(paths, data, strict=True):
+            if name == "-":
+                path.unlink(missing_ok=True)
+    if not texts:
+        raise DataError(f"{' '.join(data)}: no text to score")
+    try:
+        overlap = 0 if "-" in source.paths else open_corpus(source, lambda message: None).overlap(texts)
+        if overlap:
+            notice(f"LEAK: {overlap} of {len(texts)} documents also stand in the text this run was trained on")
+    except MlxGptError:
+        notice("the training text of this run is gone, so leaks were not looked for")
+    return encode_text(texts, trained.tokenizer)
+
+
+def raw_bytes(text: Text, tokenizer: Tokenizer) -> list[bytes]:
+    """The documents of a text as they were in their files."""
+    return [tokenizer.decode_bytes(text.document(index)) for index in range(len(text))]
+
+
+def reference_lines(raw: Sequence[bytes], builtin: bool) -> dict[str, float]:
+    """Bits per byte that cost no model: uniform, byte entropy, two compressors, and the exact floor of our own
+    stories, below which no model can stay for long."""
+    whole = b"".join(raw)
+    share = np.bincount(np.frombuffer(whole, np.uint8)) / len(whole)
+    share = share[share > 0]
+    lines = {
+        "uniform bytes": 8.0,
+        "byte entropy": float(-(share * np.log2(share)).sum()),
+        "gzip -9": len(gzip.compress(whole, 9)) * 8 / len(whole),
+        "xz -9": len(lzma.compress(whole, preset=9)) * 8 / len(whole),
+    }
+    if builtin:
+        nats = math.fsum(stories.nats(each.decode()) for each in raw)
+        lines["exact entropy"] = nats / math.log(2) / len(whole)
+    return lines

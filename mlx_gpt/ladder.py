@@ -1,0 +1,84 @@
+"""Train the whole ladder, stage after stage, and end with the league table: scripts/train_all.py"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from mlx_gpt.door import Door
+from mlx_gpt.tokenizer import KINDS
+
+
+@click.command(cls=Door)
+@click.option("--data", multiple=True, metavar="PATH...", help="Files or folders; the built-in stories without it.")
+@click.option("--preset", type=click.Choice(("tiny", "small", "base", "large")), default="small", show_default=True, help="Size of every stage.")
+@click.option("--tokenizer", type=click.Choice(KINDS), default="bpe", show_default=True, help="What a token is.")
+@click.option("--vocab-size", type=click.IntRange(259), help="Entries of a BPE vocabulary.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Seed of every stage.")
+@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of the runs.")
+@click.option("--stages", default="", help="Only these, e.g. 1,4,11.  [default: all]")
+def main(
+    data: tuple[str, ...], preset: str, tokenizer: str, vocab_size: int | None, seed: int, runs: Path, stages: str
+) -> None:
+    """Train all stages on one text and print the league table.
+
+    Stages that are finished already, with these very settings, are left as they are: run it again after an
+    interruption and it goes on where it stopped. Each stage trains in a process of its own, so that its memory
+    is measured alone.
+    """
+    from mlx_gpt import stages as ladder
+    from mlx_gpt.errors import TrainingError
+
+    shared = ["--preset", preset, "--tokenizer", tokenizer, "--seed", str(seed)]
+    shared += ["--vocab-size", str(vocab_size)] if vocab_size else []
+    shared += ["--data", *data] if data else []
+    for number in _numbers(stages, ladder.numbers()):
+        stage = ladder.stage(number)
+        folder = runs / stage.run
+        if _finished(folder, data, preset, tokenizer, vocab_size, seed):
+            click.secho(f"stage {number} {stage.name}: finished already", err=True, dim=True)
+            continue
+        command = [sys.executable, "-m", "mlx_gpt.train", "--stage", str(number), "--run", str(folder), *shared]
+        status = subprocess.run(command, check=False).returncode
+        if status:
+            raise TrainingError(f"stage {number} ended with exit code {status}; mend the cause and run this again")
+    click.echo()
+    subprocess.run([sys.executable, "-m", "mlx_gpt.compare", "--runs", str(runs)], check=False)
+
+
+def _numbers(wanted: str, known: list[int]) -> list[int]:
+    if not wanted:
+        return known
+    from mlx_gpt.errors import SettingError
+
+    chosen = wanted.split(",")
+    if not all(each.strip().isdigit() and int(each) in known for each in chosen):
+        raise SettingError(f"--stages {wanted}: expected numbers from {known[0]} to {known[-1]} with commas between")
+    return [int(each) for each in chosen]
+
+
+def _finished(
+    folder: Path, data: tuple[str, ...], preset: str, tokenizer: str, vocab_size: int | None, seed: int
+) -> bool:
+    from mlx_gpt.checkpoint import MODEL, read_card
+    from mlx_gpt.errors import CheckpointError
+    from mlx_gpt.train import VOCABULARY, absolute
+
+    if not (folder / MODEL).is_file():
+        return False
+    try:
+        card = read_card(folder)
+    except CheckpointError:
+        return False
+    source = card.source
+    asked = (absolute(data), tokenizer, vocab_size or VOCABULARY[preset], preset, seed)
+    return card.finished and asked == (
+        source.paths, source.tokenizer, source.vocab_size, card.preset, card.recipe.seed,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""How well a model predicts a text: every token once, on the axis of bits per raw byte.
+
+The context rule, the same for every stage: each document is read on its own, from the end-of-text mark that
+stands before it. A model whose memory has an end reads overlapping windows: when the window is full, its last
+half is read again and the next half window is scored. The mark that ends a document is scored too.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_gpt.corpus import Text
+from mlx_gpt.model import LanguageModel
+
+BATCH_TOKENS = 8_192  # scored in one call
+UNENDING = 1_024  # tokens handed at a time to a memory without an end
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a text cost a model: `nats` (D,) by document, with what is needed to put it on any axis."""
+
+    nats: np.ndarray
+    tokens: int
+    bytes: int
+    seconds: float
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Bits per raw UTF-8 byte."""
+        return float(self.nats.sum()) / math.log(2) / self.bytes
+
+    @property
+    def perplexity(self) -> float:
+        """Per token, so comparable only between models with one tokenizer."""
+        return math.exp(min(700.0, float(self.nats.sum()) / self.tokens))
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Ids [start, stop) of a document of which the last stop - fresh are targets not yet scored."""
+
+    document: int
+    start: int
+    fresh: int
+    stop: int
+
+
+def measure(model: LanguageModel, text: Text, documents: int | None = None) -> Score:
+    """Score the first `documents` of a text (all by default)."""
+    count = len(text) if documents is None else min(documents, len(text))
+    nats = np.zeros(count)
+    started = time.perf_counter()
+    context = model.memory().room
+    for document, value in _unending(model, text, count) if context is None else _windows(model, text, count, context):
+        nats[document] += value
+    tokens = int(text.starts[count] - text.starts[0])
+    return Score(nats, tokens, int(text.sizes[:count].sum()), time.perf_counter() - started)
+
+
+def first_documents(text: Text, tokens: int) -> int:
+    """How many documents from the front hold about `tokens` tokens; at least one."""
+    return max(1, int(np.searchsorted(text.starts, tokens, side="right")) - 1)
+
+
+def _windows(model: LanguageModel, text: Text, count: int, context: int) -> Iterator[tuple[int, float]]:
+    """Overlapping windows, alike in length put together; each target is scored in exactly one of them."""
+    stride = max(1, context // 2)
+    pieces = []
+    for document in range(count):
+        length = int(text.starts[document + 1] - text.starts[document]) + 1
+        fresh = 1
+        while fresh < length:
+            start = 0 if fresh == 1 else fresh - 1 - (context - stride)
+            stop = min(length, start + context + 1)
+            pieces.append(_Piece(document, start, fresh, stop))
+            fresh = stop
+    pieces.sort(key=lambda piece: piece.stop - piece.start)
+    while pieces:
+        width = pieces[-1].stop - pieces[-1].start
+        rows = [pieces.pop() for _ in range(min(len(pieces), max(1, BATCH_TOKENS // width)))]
+        ids = np.zeros((len(rows), width), np.int32)
+        for row, piece in enumerate(rows):
+            ids[row, : piece.stop - piece.start] = text.document(piece.document)[piece.start : piece.stop]
+        logprobs = np.array(model.score(mx.array(ids)))
+        for row, piece in enumerate(rows):
+            fresh = logprobs[row, piece.fresh - piece.start - 1 : piece.stop - piece.start - 1]
+            yield piece.document, -float(fresh.sum(dtype=np.float64))
+
+
+def _unending(model: LanguageModel, text: Text, count: int) -> Iterator[tuple[int, float]]:
+    """Documents side by side, the longest first, their memory carried from chunk to chunk to their ends."""
+    lengths = np.diff(text.starts[: count + 1]) + 1
+    order = np.argsort(-lengths, kind="stable")
+    while len(order):
+        width = min(int(lengths[order[0]]) - 1, UNENDING)
+        rows, order = np.split(order, [max(1, BATCH_TOKENS // width)])
+        memory = model.memory(len(rows))
+        for start in range(0, int(lengths[rows[0]]) - 1, width):
+            ids = np.zeros((len(rows), width + 1), np.int32)
+            for row, document in enumerate(rows):
+                part = text.document(document)[start : start + width + 1]
+                ids[row, : len(part)] = part
+            logprobs = np.array(model.score(mx.array(ids), memory))
+            for row, document in enumerate(rows):
+                real = max(0, min(width, int(lengths[document]) - 1 - start))
+                yield int(document), -float(logprobs[row, :real].sum(dtype=np.float64))

@@ -1,0 +1,128 @@
+"""The contract: what a language model is here, and what a stage file declares.
+
+Glossary of shapes, used in every module:
+
+B  batch             H  attention heads           K  key-value heads
+T  tokens            E  width of one head         F  width of the feed-forward layer
+V  vocabulary        D  width of the model        N  order of an n-gram
+C  context           L  layers                    S  tokens remembered and new together
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import mlx.core as mx
+
+from mlx_gpt.corpus import Corpus
+from mlx_gpt.errors import SettingError, TokenizerError
+from mlx_gpt.memory import Memory
+from mlx_gpt.recipe import Recipe, Settings
+
+PRESETS = ("tiny", "small", "base", "large")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training run stands. Loss in nats a token, rates and sizes per second, in bytes."""
+
+    step: int
+    steps: int
+    loss: float
+    learning_rate: float
+    tokens: int
+    seconds: float
+
+
+class Report(Protocol):
+    """Whom `fit` tells how it goes; the doors print, log and save, the library does not."""
+
+    def notice(self, message: str) -> None: ...
+
+    def progress(self, progress: Progress) -> None: ...
+
+    def validated(self, model: LanguageModel, step: int, bits_per_byte: float) -> None: ...
+
+
+class LanguageModel(Protocol):
+    """A probability for every possible next token, given the ones before.
+
+    ids       (B, T)     token ids
+    logprobs  (B, T, V)  log p(next token | everything up to and including t), natural logarithm
+    """
+
+    vocab_size: int
+
+    def fit(self, corpus: Corpus, recipe: Any, report: Report) -> None:
+        """Learn from the training text, choose by the validation text, never see the test text."""
+        ...
+
+    def memory(self, batch: int = 1) -> Memory:
+        """An empty memory for `batch` sequences."""
+        ...
+
+    def logprobs(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
+        """Log-probabilities (B, T, V) after each id; with a memory, after all it has seen before as well."""
+        ...
+
+    def score(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
+        """Log-probability (B, T - 1) of each id but the first; the memory takes in all ids but the last."""
+        ...
+
+    def arrays(self) -> dict[str, mx.array]:
+        """All there is to save."""
+        ...
+
+    def restore(self, arrays: dict[str, mx.array]) -> None:
+        """Take over saved arrays. Raises CheckpointError where names or shapes do not fit."""
+        ...
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One size of a stage: what the model is, and how it is trained."""
+
+    config: Any
+    recipe: Any
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage file declares. Number, name, title and remembers come from the file's name and docstring."""
+
+    model: Callable[[Any, int], LanguageModel]
+    config: Settings
+    recipe: Recipe
+    tiny: Preset
+    presets: Mapping[str, Preset]
+    number: int = 0
+    name: str = ""
+    title: str = ""
+    remembers: str = ""
+
+    def preset(self, name: str) -> Preset:
+        """The config and recipe of tiny, small (the default), base or large."""
+        known = {"tiny": self.tiny, "small": Preset(self.config, self.recipe), **self.presets}
+        if name not in known:
+            raise SettingError(f"--preset {name}: choose one of {', '.join(known)}")
+        return known[name]
+
+    @property
+    def run(self) -> str:
+        """The name of its default run folder: 07-lstm."""
+        return f"{self.number:02d}-{self.name}"
+
+
+def check_ids(ids: mx.array, vocab_size: int) -> None:
+    """Raise TokenizerError for ids that are no (B, T >= 1) integers below `vocab_size`.
+
+    MLX gathers out of range without complaint, so every public entrance of a model asks this first.
+    """
+    if ids.ndim != 2 or ids.shape[1] < 1 or not mx.issubdtype(ids.dtype, mx.integer):
+        raise TokenizerError(f"ids of shape {ids.shape} and type {ids.dtype}: expected integers (batch, tokens >= 1)")
+    low, high = ids.min().item(), ids.max().item()
+    if low < 0 or high >= vocab_size:
+        outside = low if low < 0 else high
+        raise TokenizerError(f"token id {outside}: the vocabulary is 0 to {vocab_size - 1}")

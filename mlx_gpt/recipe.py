@@ -1,0 +1,101 @@
+"""How to train: frozen dataclasses whose every field carries its default, its help and its bounds."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlx_gpt.errors import SettingError
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    divides: str = "",
+) -> Any:
+    """A dataclass field that explains and guards itself; `divides` names a field it must divide."""
+    guards = {"help": help, "low": low, "high": high, "choices": choices, "divides": divides}
+    return field(default=default, metadata=guards)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Base of every Config and recipe: checks each field against its own bounds.
+
+    Raises SettingError naming the field, its value and what it may be.
+    """
+
+    def __post_init__(self) -> None:
+        for each in dataclasses.fields(self):
+            value, guards = getattr(self, each.name), each.metadata
+            name = option(each.name)
+            kind = type(each.default)
+            if type(value) is not kind and not (kind is float and type(value) is int):
+                raise SettingError(f"{name} {value!r}: expected {kind.__name__}, e.g. {each.default}")
+            if guards["choices"] and value not in guards["choices"]:
+                raise SettingError(f"{name} {value!r}: choose one of {', '.join(guards['choices'])}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise SettingError(f"{name} {value}: must be a finite number")
+            if guards["low"] is not None and value < guards["low"]:
+                raise SettingError(f"{name} {value}: must be at least {guards['low']}")
+            if guards["high"] is not None and value > guards["high"]:
+                raise SettingError(f"{name} {value}: must be at most {guards['high']}")
+        for each in dataclasses.fields(self):
+            whole = each.metadata["divides"]
+            if whole and getattr(self, whole) % getattr(self, each.name):
+                raise SettingError(
+                    f"{option(each.name)} {getattr(self, each.name)} must divide "
+                    f"{option(whole)} {getattr(self, whole)}"
+                )
+
+
+def option(name: str) -> str:
+    """The command-line spelling of a field: learning_rate -> --learning-rate."""
+    return "--" + name.replace("_", "-")
+
+
+@dataclass(frozen=True)
+class Recipe(Settings):
+    """What every way of training has."""
+
+    seed: int = setting(0, "seed of the first weights and of the order of the batches", low=0, high=2**63 - 1)
+
+
+@dataclass(frozen=True)
+class Counting(Recipe):
+    """How the counting stages (1-4) are fitted: one pass of counting, then weights on held-out text."""
+
+    em_rounds: int = setting(
+        30, "rounds of expectation-maximisation for weights fitted on held-out text", low=1, high=10_000
+    )
+
+
+@dataclass(frozen=True)
+class Descent(Recipe):
+    """How the gradient stages (5-11) are fitted: stochastic descent with warm-up and cosine decay."""
+
+    steps: int = setting(400, "updates of the weights", low=1, high=100_000_000)
+    batch_size: int = setting(16, "sequences in a step", low=1, high=65_536)
+    length: int = setting(0, "tokens in a training sequence; 0 means the whole context", low=0, high=1_048_576)
+    learning_rate: float = setting(1e-3, "highest learning rate, reached after the warm-up", low=1e-9, high=100)
+    warmup: int = setting(40, "steps over which the learning rate rises from zero", low=0, high=10_000_000)
+    decay_to: float = setting(0.1, "share of the learning rate left at the end (cosine)", low=0.0, high=1.0)
+    weight_decay: float = setting(0.1, "decoupled decay of the weight matrices", low=0.0, high=10.0)
+    beta1: float = setting(0.9, "AdamW: memory of the gradient", low=0.0, high=0.9999)
+    beta2: float = setting(0.95, "AdamW: memory of its square", low=0.0, high=0.999999)
+    clip: float = setting(1.0, "largest norm of the whole gradient; 0 means no limit", low=0.0, high=1e6)
+    optimizer: str = setting("adamw", "optimiser of the hidden matrices", choices=("adamw", "muon"))
+    running: bool = setting(
+        False, "read the text in order and pass the memory from step to step (truncated back-propagation)"
+    )
+    compiled: bool = setting(False, "compile the whole step into one graph")
+    loss_chunk: int = setting(
+        0, "positions whose logits exist at one time in the loss; 0 means all", low=0, high=1_048_576
+    )
+    evaluate_every: int = setting(100, "steps between two looks at the validation text", low=1, high=100_000_000)

@@ -1,0 +1,169 @@
+"""M2-optimised GPT: the numbers of the advanced GPT, sooner and in less memory.
+
+    norm, rotation and attention as one fused kernel each; one compiled graph a step; logits in chunks
+
+Remembers: as the advanced GPT, a key-value cache.
+
+Better than the advanced GPT: a GPU is asked a few large things instead of many small ones, the table of scores
+(T x T) and the logits of a batch never exist, and Muon reaches the same loss in fewer steps.
+Still wrong: it is as big as it is trained; a small model knows little, however fast it runs.
+
+Source: the architecture of stage 10 on `mlx.fast`; FlashAttention (Dao et al. 2022) for the fused attention;
+Muon (Jordan et al. 2024; Liu et al. 2025). Weights move between stages 10 and 11 unchanged.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_gpt.descent import Neural
+from mlx_gpt.errors import SettingError
+from mlx_gpt.memory import KVCache, Memory
+from mlx_gpt.model import Preset, Stage
+from mlx_gpt.recipe import Descent, Settings, setting
+
+
+@dataclass(frozen=True)
+class Config(Settings):
+    """What an M2-optimised GPT is: the settings of the advanced GPT."""
+
+    context: int = setting(256, "tokens in the window", low=2, high=1_048_576)
+    width: int = setting(128, "numbers in a token's vector", low=2, high=65_536)
+    layers: int = setting(4, "blocks of attention and feed-forward", low=1, high=512)
+    heads: int = setting(4, "attention heads", low=1, high=1_024, divides="width")
+    kv_heads: int = setting(2, "heads of keys and values that the attention heads share", low=1, divides="heads")
+    inner: int = setting(352, "units of a gated feed-forward layer", low=1, high=262_144)
+    rope_base: float = setting(10_000.0, "slowest rotation of the rotary positions", low=1.0, high=1e9)
+    window: int = setting(0, "tokens that a sparse layer sees; 0 makes every layer see all", low=0, high=1_048_576)
+    dense_every: int = setting(2, "with a window: every so many layers one still sees all", low=1, high=512)
+
+
+def head_width(config: Config) -> int:
+    """Numbers in one head. Raises SettingError where they do not make pairs to rotate."""
+    width = config.width // config.heads
+    if width % 2:
+        raise SettingError(f"--width {config.width} over --heads {config.heads}: heads of {width}, must be even")
+    return width
+
+
+class Attention(nn.Module):
+    """Grouped-query attention in three fused kernels: norm, rotation, attention."""
+
+    def __init__(self, config: Config, window: int) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.base, self.window = config.heads, config.kv_heads, config.rope_base, window
+        width = head_width(config)
+        self.scale = width**-0.5
+        self.query = nn.Linear(config.width, config.width, bias=False)
+        self.key = nn.Linear(config.width, self.kv_heads * width, bias=False)
+        self.value = nn.Linear(config.width, self.kv_heads * width, bias=False)
+        self.output = nn.Linear(config.width, config.width, bias=False)
+        self.query_norm, self.key_norm = nn.RMSNorm(width, eps=1e-6), nn.RMSNorm(width, eps=1e-6)
+
+    def __call__(self, x: mx.array, cache: KVCache | None, layer: int) -> mx.array:
+        tokens, start = x.shape[1], 0 if cache is None else cache.length
+        q = self.query_norm(mx.unflatten(self.query(x), -1, (self.heads, -1))).swapaxes(1, 2)  # (B, H, T, E)
+        k = self.key_norm(mx.unflatten(self.key(x), -1, (self.kv_heads, -1))).swapaxes(1, 2)  # (B, K, T, E)
+        v = mx.unflatten(self.value(x), -1, (self.kv_heads, -1)).swapaxes(1, 2)
+        q, k = self._rotate(q, start), self._rotate(k, start)
+        if cache is not None:
+            k, v = cache.extend(layer, k, v)  # (B, K, S, E)
+        mask = self._visible(tokens, k.shape[2])
+        heads = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scale, mask=mask)  # (B, H, T, E)
+        return self.output(heads.swapaxes(1, 2).flatten(2))  # (B, T, D)
+
+    def _rotate(self, x: mx.array, start: int) -> mx.array:
+        return mx.fast.rope(x, x.shape[-1], traditional=False, base=self.base, scale=1.0, offset=start)
+
+    def _visible(self, tokens: int, seen: int) -> mx.array | str | None:
+        """The kernel's own causal mask wherever it serves: only a window that bites needs an array."""
+        if self.window and seen > self.window:
+            ask, answer = mx.arange(seen - tokens, seen)[:, None], mx.arange(seen)
+            return (answer <= ask) & (ask - answer < self.window)
+        return None if tokens == 1 else "causal"
+
+
+class Block(nn.Module):
+    """Attention and a gated feed-forward layer, each fed by a norm and added to the stream."""
+
+    def __init__(self, config: Config, layer: int) -> None:
+        super().__init__()
+        dense = (layer + 1) % config.dense_every == 0
+        self.attention = Attention(config, 0 if dense else config.window)
+        self.attention_norm, self.inner_norm = nn.RMSNorm(config.width, eps=1e-6), nn.RMSNorm(config.width, eps=1e-6)
+        self.gate = nn.Linear(config.width, config.inner, bias=False)
+        self.expand = nn.Linear(config.width, config.inner, bias=False)
+        self.contract = nn.Linear(config.inner, config.width, bias=False)
+
+    def __call__(self, x: mx.array, cache: KVCache | None, layer: int) -> mx.array:
+        x = x + self.attention(self.attention_norm(x), cache, layer)
+        h = self.inner_norm(x)
+        return x + self.contract(nn.silu(self.gate(h)) * self.expand(h))
+
+
+class M2GPT(Neural):
+    """Embedding, blocks, a last norm, and the embedding's transpose."""
+
+    def __init__(self, config: Config, vocab_size: int) -> None:
+        super().__init__()
+        self.vocab_size, self.context, self.config = vocab_size, config.context, config
+        self.embed = nn.Embedding(vocab_size, config.width)
+        self.blocks = [Block(config, layer) for layer in range(config.layers)]
+        self.norm = nn.RMSNorm(config.width, eps=1e-6)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Normal with 0.02; what is added to the stream is divided by the root of the number of sums."""
+        added = 0.02 / math.sqrt(2 * self.config.layers)
+        self.embed.weight = mx.random.normal(self.embed.weight.shape, scale=0.02)
+        for block in self.blocks:
+            attention = block.attention
+            for linear in (attention.query, attention.key, attention.value, block.gate, block.expand):
+                linear.weight = mx.random.normal(linear.weight.shape, scale=0.02)
+            for linear in (attention.output, block.contract):
+                linear.weight = mx.random.normal(linear.weight.shape, scale=added)
+
+    def memory(self, batch: int = 1) -> Memory:
+        config = self.config
+        return KVCache(batch, config.layers, config.kv_heads, head_width(config), config.context)
+
+    def hidden(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
+        """(B, T) -> (B, T, D)."""
+        assert memory is None or isinstance(memory, KVCache), "a memory of another model"
+        x = self.embed(ids)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, memory, layer)
+        if memory is not None:
+            memory.advance(ids.shape[1])
+        return self.norm(x)
+
+    def head(self) -> tuple[mx.array, mx.array | None]:
+        return self.embed.weight, None
+
+
+SOONER: dict[str, Any] = {"optimizer": "muon", "compiled": True, "loss_chunk": 1_024}
+
+STAGE = Stage(
+    model=M2GPT,
+    config=Config(),
+    recipe=Descent(steps=800, batch_size=8, learning_rate=3e-3, warmup=60, evaluate_every=100, **SOONER),
+    tiny=Preset(
+        Config(context=32, width=32, layers=2, heads=2, kv_heads=1, inner=64, window=8),
+        Descent(steps=100, batch_size=16, learning_rate=1e-2, warmup=10, evaluate_every=50, **SOONER),
+    ),
+    presets={
+        "base": Preset(
+            Config(width=384, layers=6, heads=6, kv_heads=2, inner=1_024),
+            Descent(steps=1_500, batch_size=32, learning_rate=2e-3, warmup=100, evaluate_every=100, **SOONER),
+        ),
+        "large": Preset(
+            Config(context=512, width=512, layers=8, heads=8, kv_heads=4, inner=1_408),
+            Descent(steps=14_000, batch_size=32, learning_rate=1e-3, warmup=500, evaluate_every=500, **SOONER),
+        ),
+    },
+)

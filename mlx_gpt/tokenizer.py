@@ -1,0 +1,157 @@
+"""Text to token ids and back without loss: SentencePiece BPE (the default) or characters, or plain bytes.
+
+Source: Sennrich et al. 2016 (BPE); Kudo & Richardson 2018 (SentencePiece).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import sentencepiece
+
+from mlx_gpt.errors import TokenizerError
+
+KINDS = ("bpe", "char", "byte")
+END_OF_TEXT = "<|endoftext|>"
+LARGEST_MODEL = 16 * 2**20  # bytes: a SentencePiece model beyond it is an attack or a mistake
+LARGEST_VOCABULARY = 2**20
+LONGEST_LINE = 1_000  # characters; SentencePiece leaves out training lines over 4,192 bytes
+SPACE_SIGN = "\u2581"  # SentencePiece's stand-in for a space, so it cannot carry the sign itself
+
+
+class Tokenizer:
+    """One vocabulary of `vocab_size` ids; `decode(encode(text)) == text` for every valid Unicode text.
+
+    `eot` is the id of the end-of-text mark, which stands before and after every document and which no
+    text can spell.
+    """
+
+    def __init__(self, kind: str, model: bytes = b"") -> None:
+        """From a kind and, but for bytes, a serialised SentencePiece model.
+
+        Raises TokenizerError for an unknown kind, a damaged model, or one over 16 MB.
+        """
+        if kind not in KINDS:
+            raise TokenizerError(f"tokenizer {kind!r}: choose one of {', '.join(KINDS)}")
+        self.kind, self.model = kind, model
+        if kind == "byte":
+            self.vocab_size, self.eot = 257, 256
+            return
+        if len(model) > LARGEST_MODEL:
+            raise TokenizerError(f"tokenizer of {len(model):,} bytes: more than {LARGEST_MODEL:,} is refused")
+        try:
+            self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except RuntimeError as error:
+            raise TokenizerError(f"damaged SentencePiece model ({error}); train again") from error
+        self.vocab_size, self.eot = self._pieces.get_piece_size(), self._pieces.eos_id()
+        spelled = [self._pieces.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_SIGN.encode()]
+        if self.eot < 0 or len(set(spelled)) < len(spelled):
+            raise TokenizerError("SentencePiece model without end-of-text or byte pieces; train one here")
+        self._space_sign = spelled
+        self._spelling = [self._spell(piece) for piece in range(self.vocab_size)]
+
+    @classmethod
+    def train(cls, kind: str, lines: Iterable[str], vocab_size: int) -> Tokenizer:
+        """A tokenizer for `lines`, which should come from the training split only.
+
+        A text too small for `vocab_size` gets the largest vocabulary it can fill: compare `vocab_size`.
+        Raises TokenizerError when the text needs more ids than `vocab_size`, or there is no text.
+        """
+        if kind == "byte":
+            return cls(kind)
+        model = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=_training_lines(lines),
+                model_writer=model,
+                model_type=kind,
+                vocab_size=vocab_size if kind == "bpe" else LARGEST_VOCABULARY,
+                hard_vocab_limit=False,
+                byte_fallback=True,
+                character_coverage=0.9999 if kind == "bpe" else 1.0,
+                normalization_rule_name="identity",
+                add_dummy_prefix=False,
+                remove_extra_whitespaces=False,
+                split_digits=True,
+                unk_id=0,
+                eos_id=1,
+                bos_id=-1,
+                pad_id=-1,
+                eos_piece=END_OF_TEXT,
+                num_threads=os.cpu_count() or 1,
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            needed = re.search(r"smaller than required_chars. \d+ vs (\d+)", str(error))
+            if needed:
+                raise TokenizerError(
+                    f"--vocab-size {vocab_size}: this text needs at least {needed[1]} "
+                    "(256 bytes, 2 marks and its characters)"
+                ) from error
+            raise TokenizerError("the training text holds nothing a tokenizer could learn from") from error
+        return cls(kind, model.getvalue())
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text; marks such as <|endoftext|> typed in it are text. Raises TokenizerError on
+        lone surrogates, the one thing a Python string can hold that is not Unicode."""
+        return self.encode_all([text])[0].tolist()
+
+    def encode_all(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids of many texts, each (T,) int32, on all cores."""
+        try:
+            raw = [text.encode() for text in texts]
+        except UnicodeEncodeError as error:
+            raise TokenizerError(f"not valid Unicode: {error.reason} at character {error.start}") from error
+        if self.kind == "byte":
+            return [np.frombuffer(each, np.uint8).astype(np.int32) for each in raw]
+        plain = [part for text in texts for part in text.split(SPACE_SIGN)]
+        coded = iter(self._pieces.encode(plain, num_threads=os.cpu_count() or 1))
+        rows = []
+        for text in texts:
+            row = list(next(coded))
+            for _ in range(text.count(SPACE_SIGN)):
+                row += self._space_sign
+                row += next(coded)
+            rows.append(np.array(row, np.int32))
+        return rows
+
+    def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
+        """The raw UTF-8 of ids, which may end inside a character; end-of-text marks spell nothing.
+
+        Raises TokenizerError for an id outside the vocabulary.
+        """
+        array = np.asarray(ids, np.int64).reshape(-1)
+        self.check(array)
+        if self.kind == "byte":
+            return bytes(array[array != self.eot].astype(np.uint8))
+        return b"".join([self._spelling[piece] for piece in array.tolist()])
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of ids; bytes that are no UTF-8 become U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def check(self, ids: np.ndarray) -> None:
+        """Raise TokenizerError naming the first id outside the vocabulary."""
+        outside = (ids < 0) | (ids >= self.vocab_size)
+        if outside.any():
+            raise TokenizerError(f"token id {int(ids[outside][0])}: the vocabulary is 0 to {self.vocab_size - 1}")
+
+    def _spell(self, piece: int) -> bytes:
+        if self._pieces.is_byte(piece):
+            return bytes([int(self._pieces.id_to_piece(piece)[1:-1], 16)])
+        if self._pieces.is_control(piece) or self._pieces.is_unknown(piece):
+            return b""
+        spelled: str = self._pieces.id_to_piece(piece)
+        return spelled.replace(SPACE_SIGN, " ").encode()
+
+
+def _training_lines(texts: Iterable[str]) -> Iterable[str]:
+    """Pieces of line that SentencePiece will take: no newline, no NUL, no sign of its own, not too long."""
+    for text in texts:
+        for line in re.split(f"[\n\0{SPACE_SIGN}]", text):
+            for start in range(0, len(line), LONGEST_LINE):
+                yield line[start : start + LONGEST_LINE]

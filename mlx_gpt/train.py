@@ -1,0 +1,147 @@
+"""Train a stage: python -m mlx_gpt.train --stage 11"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mlx_gpt.door import Door, setting_options
+from mlx_gpt.tokenizer import KINDS, LARGEST_VOCABULARY
+
+VOCABULARY = {"tiny": 512, "small": 2_048, "base": 4_096, "large": 8_192}
+TIMES = {
+    "tiny": "seconds, for tests",
+    "small": "minutes on two Linux cores",
+    "base": "ten minutes on an M2 (not yet measured on an M2)",
+    "large": "a night on an M2 with 16 GB (not yet measured on an M2)",
+}
+
+
+class TrainDoor(Door):
+    """Adds the settings of the stage and preset that the command line names."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["stage"], ctx.meta["preset"] = _value(args, "--stage"), _value(args, "--preset")
+        return super().parse_args(ctx, args)
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        *own, help_option = super().get_params(ctx)
+        chosen = _chosen(ctx)
+        if chosen is None:
+            return [*own, help_option]
+        return [*own, *setting_options(chosen.recipe), *setting_options(chosen.config), help_option]
+
+    def owner(self, ctx: click.Context) -> str:
+        number = ctx.meta.get("stage")
+        return "train without --stage" if number is None else f"stage {number}"
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_help_text(ctx, formatter)
+        formatter.write_paragraph()
+        with formatter.indentation():
+            if _chosen(ctx) is None:
+                formatter.write_text("--stage N --help lists the settings of stage N with their defaults.")
+                return
+            from mlx_gpt import stages
+
+            stage = stages.stage(int(ctx.meta["stage"]))
+            formatter.write_text(f"Stage {stage.number}, {stage.name}: {stage.title}. Remembers {stage.remembers}.")
+
+
+def _value(args: list[str], name: str) -> str | None:
+    for place, word in enumerate(args):
+        if word == name and place + 1 < len(args):
+            return args[place + 1]
+        if word.startswith(f"{name}="):
+            return word.partition("=")[2]
+    return None
+
+
+def _chosen(ctx: click.Context) -> Any:
+    """The preset that the command line names, or None where it names none that exists."""
+    from mlx_gpt import stages
+    from mlx_gpt.errors import SettingError
+
+    try:
+        return stages.stage(int(ctx.meta.get("stage") or "")).preset(ctx.meta.get("preset") or "small")
+    except (ValueError, SettingError):
+        return None
+
+
+@click.command(cls=TrainDoor)
+@click.option("--stage", "number", type=int, required=True, help="Which stage to train: 1 to 11.")
+@click.option("--data", multiple=True, metavar="PATH...", help="Files or folders (.txt .md .jsonl .gz), - for standard input; the built-in stories without it.")
+@click.option("--preset", type=click.Choice(tuple(VOCABULARY)), default="small", show_default=True, help="; ".join(f"{name}: {time}" for name, time in TIMES.items()) + ".")
+@click.option("--tokenizer", type=click.Choice(KINDS), default="bpe", show_default=True, help="What a token is.")
+@click.option("--vocab-size", type=click.IntRange(259, LARGEST_VOCABULARY), help=f"Entries of a BPE vocabulary.  [default: by preset {', '.join(map(str, VOCABULARY.values()))}]")
+@click.option("--split-seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Seed of the split into training, validation and test text.")
+@click.option("--run", type=click.Path(path_type=Path), help="Folder to write.  [default: runs/<NN>-<name>]")
+def main(
+    number: int,
+    data: tuple[str, ...],
+    preset: str,
+    tokenizer: str,
+    vocab_size: int | None,
+    split_seed: int,
+    run: Path | None,
+    **settings: Any,
+) -> None:
+    """Train one stage and write its run folder: model.safetensors, log.jsonl, samples.txt, curve.png.
+
+    \b
+    python -m mlx_gpt.train --stage 11
+    python -m mlx_gpt.train --stage 7 --data my_novel.txt notes/ --steps 2000
+    zcat huge.txt.gz | python -m mlx_gpt.train --stage 4 --data - --order 6
+    """
+    import mlx.core as mx
+
+    from mlx_gpt import stages
+    from mlx_gpt.checkpoint import RUNS
+    from mlx_gpt.corpus import Source, open_corpus
+    from mlx_gpt.device import description, pick_device, slowness
+    from mlx_gpt.run import Run, prepare
+
+    stage = stages.stage(number)
+    chosen = stage.preset(preset)
+    config, recipe = (
+        dataclasses.replace(part, **{f.name: settings[f.name] for f in dataclasses.fields(part)})
+        for part in (chosen.config, chosen.recipe)
+    )
+    pick_device()
+    source = Source(absolute(data), tokenizer, vocab_size or VOCABULARY[preset], split_seed)
+    folder = RUNS / stage.run if run is None else run
+    prepare(folder, _notice)
+    _notice(description())
+    if slowness():
+        click.secho(slowness(), err=True, fg="yellow")
+    corpus = open_corpus(source, _notice)
+    mx.random.seed(recipe.seed)
+    model = stage.model(config, corpus.tokenizer.vocab_size)
+    click.secho(f"stage {stage.number} {stage.name} on {source}: {corpus.train.bytes / 1e6:,.1f} MB of training text, "
+                f"{corpus.tokenizer.vocab_size:,} {tokenizer} tokens", bold=True)
+    with Run(folder, stage, preset, config, recipe, corpus, model) as report:
+        model.fit(corpus, recipe, report)
+        report.finish()
+
+
+def absolute(data: tuple[str, ...]) -> tuple[str, ...]:
+    """Paths as a checkpoint keeps them: still true when read from another folder."""
+    return tuple(path if path == "-" else os.path.abspath(path) for path in data)
+
+
+def _notice(message: str) -> None:
+    click.secho(message, err=True, dim=True)
+
+
+def train_stage(number: int) -> None:
+    """The door with its stage given, for the scripts."""
+    main.main(args=["--stage", str(number), *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    main()
