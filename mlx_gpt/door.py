@@ -26,6 +26,15 @@ class Door(click.Command):
         kwargs.setdefault("context_settings", {"help_option_names": ["-h", "--help"], "max_content_width": 110})
         super().__init__(*args, **kwargs)
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """As Click, but a wrong command line is one line: the usage stands in --help."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as error:
+            raise click.UsageError(" ".join(error.format_message().split())) from error
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As Click, but `--data a b` means `--data a --data b`, and an unknown option names the nearest."""
         try:

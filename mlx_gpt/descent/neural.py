@@ -12,7 +12,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_gpt.corpus import Corpus
 from mlx_gpt.descent.cross_entropy import chunked_cross_entropy, cross_entropy
 from mlx_gpt.descent.loop import descend
-from mlx_gpt.errors import CheckpointError
+from mlx_gpt.errors import CheckpointError, SettingError
 from mlx_gpt.memory import Memory
 from mlx_gpt.model import Report, check_ids
 
@@ -59,13 +59,13 @@ class Neural(nn.Module):
 
     def logprobs(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         """(B, T) -> (B, T, V), natural logarithms."""
-        check_ids(ids, self.vocab_size)
+        self._check(ids, ids.shape[-1], memory)
         logits = self.logits(self.hidden(ids, memory))
         return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
 
     def score(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         """(B, T) -> (B, T - 1); the logits of a few positions at a time."""
-        check_ids(ids, self.vocab_size)
+        self._check(ids, ids.shape[-1] - 1, memory)
         if ids.shape[1] == 1:
             return mx.zeros((ids.shape[0], 0))
         hidden = self.hidden(ids[:, :-1], memory)
@@ -77,6 +77,12 @@ class Neural(nn.Module):
             parts.append(-cross_entropy(self.logits(flat[part]), targets[part]))
             mx.eval(parts[-1])
         return mx.concatenate(parts).reshape(ids.shape[0], -1)
+
+    def _check(self, ids: mx.array, tokens: int, memory: Memory | None) -> None:
+        check_ids(ids, self.vocab_size)
+        room = self.context if memory is None else memory.room
+        if room is not None and tokens > room:
+            raise SettingError(f"{tokens} tokens: there is room for {room} of the context of {self.context}")
 
     def arrays(self) -> dict[str, mx.array]:
         """Every weight by its path."""

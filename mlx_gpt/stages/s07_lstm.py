@@ -91,7 +91,7 @@ class LSTM(Neural):
 STAGE = Stage(
     model=LSTM,
     config=Config(),
-    recipe=Descent(steps=700, batch_size=32, length=64, learning_rate=3e-3, running=True, evaluate_every=100),
+    recipe=Descent(steps=500, batch_size=32, length=64, learning_rate=3e-3, running=True, evaluate_every=100),
     tiny=Preset(
         Config(width=48, layers=1),
         Descent(steps=80, batch_size=16, length=24, learning_rate=1e-2, warmup=5, running=True, evaluate_every=40),

@@ -32,7 +32,7 @@ class Config(Settings):
     context: int = setting(256, "tokens in the window", low=2, high=1_048_576)
     width: int = setting(128, "numbers in a token's vector", low=2, high=65_536)
     layers: int = setting(4, "blocks of attention and feed-forward", low=1, high=512)
-    heads: int = setting(4, "attention heads", low=1, high=1_024, divides="width")
+    heads: int = setting(2, "attention heads", low=1, high=1_024, divides="width")
     inner: int = setting(512, "units of a feed-forward layer", low=1, high=262_144)
     dropout: float = setting(0.0, "share of the numbers dropped in training", low=0.0, high=0.9)
 
@@ -112,10 +112,10 @@ class Transformer(Neural):
 STAGE = Stage(
     model=Transformer,
     config=Config(),
-    recipe=Descent(steps=650, batch_size=8, learning_rate=1e-3, warmup=120, evaluate_every=100),
+    recipe=Descent(steps=500, batch_size=8, learning_rate=1e-3, warmup=100, evaluate_every=100),
     tiny=Preset(
         Config(context=32, width=32, layers=2, heads=2, inner=64),
-        Descent(steps=100, batch_size=16, learning_rate=5e-3, warmup=20, evaluate_every=50),
+        Descent(steps=150, batch_size=16, learning_rate=5e-3, warmup=30, evaluate_every=75),
     ),
     presets={
         "base": Preset(

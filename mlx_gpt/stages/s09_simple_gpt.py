@@ -35,7 +35,7 @@ class Config(Settings):
     context: int = setting(256, "tokens in the window", low=2, high=1_048_576)
     width: int = setting(128, "numbers in a token's vector", low=2, high=65_536)
     layers: int = setting(4, "blocks of attention and feed-forward", low=1, high=512)
-    heads: int = setting(4, "attention heads", low=1, high=1_024, divides="width")
+    heads: int = setting(2, "attention heads", low=1, high=1_024, divides="width")
     dropout: float = setting(0.0, "share of the numbers dropped in training", low=0.0, high=0.9)
 
 
@@ -156,7 +156,7 @@ def _from_openai(theirs: dict[str, mx.array], ours: str) -> mx.array:
 STAGE = Stage(
     model=GPT,
     config=Config(),
-    recipe=Descent(steps=700, batch_size=8, learning_rate=2e-3, warmup=60, evaluate_every=100),
+    recipe=Descent(steps=550, batch_size=8, learning_rate=2e-3, warmup=50, evaluate_every=100),
     tiny=Preset(
         Config(context=32, width=32, layers=2, heads=2),
         Descent(steps=100, batch_size=16, learning_rate=1e-2, warmup=10, evaluate_every=50),

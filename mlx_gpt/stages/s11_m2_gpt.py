@@ -35,8 +35,8 @@ class Config(Settings):
     context: int = setting(256, "tokens in the window", low=2, high=1_048_576)
     width: int = setting(128, "numbers in a token's vector", low=2, high=65_536)
     layers: int = setting(4, "blocks of attention and feed-forward", low=1, high=512)
-    heads: int = setting(4, "attention heads", low=1, high=1_024, divides="width")
-    kv_heads: int = setting(2, "heads of keys and values that the attention heads share", low=1, divides="heads")
+    heads: int = setting(2, "attention heads", low=1, high=1_024, divides="width")
+    kv_heads: int = setting(1, "heads of keys and values that the attention heads share", low=1, divides="heads")
     inner: int = setting(352, "units of a gated feed-forward layer", low=1, high=262_144)
     rope_base: float = setting(10_000.0, "slowest rotation of the rotary positions", low=1.0, high=1e9)
     window: int = setting(0, "tokens that a sparse layer sees; 0 makes every layer see all", low=0, high=1_048_576)
@@ -151,7 +151,7 @@ SOONER: dict[str, Any] = {"optimizer": "muon", "compiled": True, "loss_chunk": 1
 STAGE = Stage(
     model=M2GPT,
     config=Config(),
-    recipe=Descent(steps=800, batch_size=8, learning_rate=3e-3, warmup=60, evaluate_every=100, **SOONER),
+    recipe=Descent(steps=700, batch_size=8, learning_rate=5e-3, warmup=50, evaluate_every=100, **SOONER),
     tiny=Preset(
         Config(context=32, width=32, layers=2, heads=2, kv_heads=1, inner=64, window=8),
         Descent(steps=100, batch_size=16, learning_rate=1e-2, warmup=10, evaluate_every=50, **SOONER),

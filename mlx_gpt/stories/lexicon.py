@@ -188,13 +188,13 @@ def with_article(text: str) -> str:
     return f"an {text}" if vowel and not text.startswith("uni") else f"a {text}"
 
 
-def plural(noun: str) -> str:
-    """The plural of a noun."""
-    if noun in IRREGULAR:
-        return IRREGULAR[noun]
-    if noun.endswith(("s", "x", "ch", "sh")):
-        return noun + "es"
-    return noun[:-1] + "ies" if noun.endswith("y") and noun[-2] not in "aeiou" else noun + "s"
+def with_s(word: str) -> str:
+    """The plural of a noun, the third person of a verb."""
+    if word in IRREGULAR:
+        return IRREGULAR[word]
+    if word.endswith(("s", "x", "ch", "sh")):
+        return word + "es"
+    return word[:-1] + "ies" if word.endswith("y") and word[-2] not in "aeiou" else word + "s"
 
 
 def plain(text: str) -> Word:
@@ -205,7 +205,8 @@ def plain(text: str) -> Word:
 def person(name: str, girl: bool) -> Word:
     """A person with the pronouns."""
     she, her, obj = ("she", "her", "her") if girl else ("he", "his", "him")
-    return Word({"": name, "she": she, "She": she.capitalize(), "her": her, "Her": her.capitalize(), "obj": obj})
+    forms = {"": name, "she": she, "her": her, "obj": obj}
+    return Word({**forms, "She": she.capitalize(), "Her": her.capitalize()})
 
 
 def owned(colour: str, noun: str) -> Word:
@@ -213,7 +214,7 @@ def owned(colour: str, noun: str) -> Word:
     return Word({"": noun, "full": f"{colour} {noun}", "colour": colour})
 
 
-def listed(words: Iterable[Word], tag: str, echo: str, exponent: float = 0.3) -> Lexicon:
+def listed(words: Iterable[Word], tag: str, echo: str, exponent: float = 0.25) -> Lexicon:
     """A lexicon that depends on nothing."""
     found = tuple(words)
     table = Table(found, zipf(len(found), exponent))
@@ -276,7 +277,7 @@ for _first, _nouns, _animals, _folk in zip(*(_LINES[start::4] for start in range
     CREATURE_GROUPS[_theme] = []
     for _name in _animals.split():
         for _many in (False, True):
-            _animal = Word({"": plural(_name) if _many else _name, "was": "were" if _many else "was",
+            _animal = Word({"": with_s(_name) if _many else _name, "was": "were" if _many else "was",
                             "is": "are" if _many else "is", "had": "had", "has": "have" if _many else "has"})
             CREATURES[_animal] = (_name, _many)
             CREATURE_GROUPS[_theme].append(_animal)
@@ -295,7 +296,7 @@ def _deeds() -> Lexicon:
     for animal, (name, many) in CREATURES.items():
         verbs = []
         for past, now in _DEED_PAIRS:
-            verbs.append(Word({"past": past, "now": now if many else plural(now)}))
+            verbs.append(Word({"past": past, "now": now if many else with_s(now)}))
             _ACTS[verbs[-1]] = name, past
         tables[animal] = Table(tuple(verbs), _deed_odds(name))
     return keyed(tables, "selection", "selection")
@@ -341,7 +342,8 @@ _DEED = _deeds()
 PLAIN = {
     "traits": TRAITS, "kinds": KINDS, "pets": PETS, "petkinds": PET_KINDS, "looks": LOOKS, "tastes": TASTES,
     "moods": MOODS, "foods": FOODS, "fruits": FRUITS, "numbers": NUMBERS, "secrets": SECRETS,
-    "seasons": SEASONS, "hours": HOURS, "weathers": WEATHERS, "sounds": SOUNDS, "hobbies": HOBBIES, "games": GAMES,
+    "seasons": SEASONS, "hours": HOURS, "weathers": WEATHERS, "sounds": SOUNDS, "hobbies": HOBBIES,
+    "games": GAMES,
 }
 LEXICONS: dict[str, Lexicon] = {
     "themes": listed(THEME_WORDS, "word", "theme", 0.2),

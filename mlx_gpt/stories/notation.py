@@ -36,7 +36,7 @@ class Walk(ABC, Generic[V]):
     """One pass through a grammar: sampling, reading or computing expectations.
 
     The grammar is generic in V, what a chosen word is to this walk. It can therefore pass words on but never
-    look inside one: which sentences follow cannot depend on which word it was. Exact expectation rests on this.
+    look inside one: which sentences follow cannot depend on which word it was. Exactness rests on this.
     """
 
     @abstractmethod
@@ -173,6 +173,7 @@ class Either:
 
 Node: TypeAlias = Fixed | Mention | Choice | Either
 Sentence: TypeAlias = tuple[Node, ...]
+Tree: TypeAlias = list["str | list[Tree]"]  # a sequence of tokens and alternatives of such sequences
 
 
 def beginnings(sentence: Sentence, length: int) -> frozenset[str]:
@@ -228,9 +229,9 @@ class Notation:
             assert self._forks[key].signs
         return self._forks[key]
 
-    def _tree(self, tokens: list[str]) -> list[str | list[list[str | list]]]:  # type: ignore[type-arg]
-        """Nest the parentheses: a string is a token, a list an alternative of token lists."""
-        stack: list[list[list]] = [[[]]]  # type: ignore[type-arg]
+    def _tree(self, tokens: list[str]) -> Tree:
+        """Nest the parentheses: a string is a token, a list an alternative."""
+        stack: list[list[Tree]] = [[[]]]
         for token in tokens:
             if token == "(":
                 stack.append([[]])
@@ -244,7 +245,7 @@ class Notation:
         assert len(stack) == 1 and len(stack[0]) == 1, f"unbalanced: {tokens}"
         return stack[0][0]
 
-    def _sequence(self, parts: list, after: Sentence, tense: int) -> Sentence:  # type: ignore[type-arg]
+    def _sequence(self, parts: Tree, after: Sentence, tense: int) -> Sentence:
         """Nodes from right to left, so that each alternative knows what follows it."""
         nodes: Sentence = ()
         for part in reversed(parts):

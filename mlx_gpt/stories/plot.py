@@ -1,7 +1,7 @@
 """The grammar: what happens in a story and how it is told. `scene` is all of it, for the walks of `walks.py`.
 
 A story opens (tense, theme, home, two or three children, what each of them has), sets an aim (a promise, a
-secret word, a song, a wish, a lost thing or an errand), goes through one to four rounds in which things
+secret word, a song, a wish, a lost thing or an errand), goes through one to three rounds in which things
 change hands, and ends where it began, with the aim fulfilled in the very words in which it was set.
 """
 
@@ -46,7 +46,7 @@ NOTATION = Notation(
         "s3": ("syllables",), "quality": ("qualities",), "treasure": ("treasures",), "animal": ("creatures",),
         "keeper": _ANYBODY, "keeper0": _ANYBODY, "keeper1": _ANYBODY, "keeper2": _ANYBODY,
     },
-    {**dict.fromkeys(("she", "She", "her", "Her", "obj", "girl"), "pronoun"),
+    {**dict.fromkeys(("she", "She", "her", "Her", "obj"), "pronoun"),
      **dict.fromkeys(("was", "is", "had", "has"), "agreement")},
 )
 
@@ -61,9 +61,10 @@ SETTINGS = (
     " {theme=themes}, {+traits.a} {+kinds} (called|named) {hero=heroes} " + _PLAYED + " " + _NEAR
     + " the {+looks} {home=spots/theme}.",
     " {theme=themes}, there [was|is] {+looks.a} {home=spots/theme}. {hero=heroes}, {+traits.a} {+kinds}, "
-    "" + _PLAYED
-    + " there( with {+pets} the {+looks} {+petkinds}| all {+seasons}| and [liked|likes] {+hobbies}).",
-    " {theme=themes}, {hero=heroes} [was|is] {+hobbies} " + _NEAR + " the {+looks} {home=spots/theme}.",
+    + _PLAYED
+    + " there( with {+pets} the {+traits} {+petkinds}| all {+seasons}| and [liked|likes] {+hobbies}).",
+    " {theme=themes}, {hero=heroes} [was|is] {+ways} {+hobbies} " + _NEAR + " the {+looks} "
+    "{home=spots/theme}.",
 )
 CIRCLES = (
     " {hero.Her} (best|dearest|only|oldest|new) friend [was|is] {+traits} {friend=friends}.",
@@ -111,12 +112,12 @@ AIMS = (
         "[was|is] {quality=qualities.a} {+treasures/quality} with {+tastes} {+foods}.",
     ),
     Aim(
-        '\n{hero} [made|makes] up a {+looks} (song|tune|rhyme): "{s1=syllables.cap} {s2=syllables} '
+        '\n{hero} [made|makes] up {+looks.a} (song|tune|rhyme): "{s1=syllables.cap} {s2=syllables} '
         '{s3=syllables}, '
         '{s1} {s2} {s3}!"',
         "( Somebody| {hero}| The wind) [sang|sings] {+ways}: \"{s1.cap} {s2} {s3}!\"",
         ', they all [sang|sing] {+ways}: "{s1.cap} {s2} {s3}, {s1} {s2} {s3}!" '
-        "(Even the {+looks} {animal=creatures/theme} {animal.was} {+moods}|It [sounded|sounds] like "
+        "(Even the {+traits} {animal=creatures/theme} {animal.was} {+moods}|It [sounded|sounds] like "
         "{+looks.a} "
         "{+sounds}).",
     ),
@@ -129,7 +130,7 @@ AIMS = (
         "{treasure}.)",
         ", the wish [came|comes] true. Behind the {+looks} {+things/theme} [stood|stands] {quality.a} "
         "{treasure}, "
-        "(just as {hero} [had|has] wished|with {+moods} {+creatures/theme} around it|all {+looks} and "
+        "(with {+moods} {+creatures/theme} around it|all {+looks} and "
         "{+looks}).",
     ),
     Aim(
@@ -153,12 +154,12 @@ ROUND = (
     "|\nThat {+hours}, |\nBeyond the {+looks} {+things/theme}, |\nBefore long, |\nAfter {+hobbies}, "
     "|\nBy the {+looks} {+things/theme}, |\nWhile the {+skies.did}, )"
 )
-GOES_ON = ((1, 0), (4, 1), (2, 3), (1, 4), (0, 1))  # odds of another round and of the end, by rounds so far
+GOES_ON = ((1, 0), (5, 2), (1, 2), (0, 1))  # odds of another round and of the end, by rounds so far
 FINALE = "(\nAt last|\nIn the end|\nFinally|\nWhen the {+hours} [was|is] over)"
 GIVE = " ([gave|gives]|[handed|hands]|[lent|lends]|[passed|passes]) the "
 GIVEN = (
-    "(, who [thanked|thanks] {who.obj} {+ways}|, and {other.she} [felt|feels] {+moods}| {+ways}| to try "
-    "{+hobbies})."
+    "(, who [thanked|thanks] {who.obj} {+ways}|, and {other.she} [felt|feels] {+moods}"
+    "| to try {+hobbies} {+ways}| to cheer up {+pets} the {+petkinds})."
 )
 KEEP = (
     " ([played|plays] with|[held|holds] up|[looked|looks] after|[cleaned|cleans]|[dropped|drops])"
@@ -166,12 +167,13 @@ KEEP = (
 )
 KEPT = (
     " (near|under|beside|inside|behind) the {+looks} {+things/theme}"
-    "( and [felt|feels] {+moods}| before {+hobbies}| for {+pets})."
+    "( and [felt|feels] {+moods}| before {+hobbies} {+ways}| for {+pets} the {+petkinds})."
 )
 MOVE = (
     " {move=moves.did} {+manners/move} (to|past|around|towards|behind|with {+pets} to) the {+looks} "
     "{+things/theme}"
-    "( and the {+moods} {+creatures/theme}| for {+fruits}| to hear the {+sounds}| with {+tastes} {+foods})."
+    "( and the {+moods} {+creatures/theme}| for {+tastes} {+fruits}| to hear the {+looks} {+sounds}"
+    "| with {+tastes} {+foods})."
 )
 FEEL = (
     " ([felt|feels]|[was|is]|[seemed|seems]) {+moods}, (so|and) {who.she} "
@@ -179,28 +181,25 @@ FEEL = (
     "{+tastes} {+foods}|[played|plays] {+games} {+ways})."
 )
 BACKGROUND = (
-    "( (Nearby|Close by|Far away|By the {+looks} {+things/theme}), the {+looks} {animal=creatures/theme}"
+    "( (Nearby|Close by|Far away|By the {+looks} {+things/theme}), the {+traits} {animal=creatures/theme}"
     "( that {deed=deeds.did/animal} the {+moods} {+patients/deed}( near the {+looks} {+things/theme}|) "
-    "{animal.was} "
-    "{+moods}"
-    "| {deed=deeds.did/animal} the {+moods} {+patients/deed} {+ways}).|"
-    " Their (friend|guest|cousin|neighbour|visitor) {+pets} the {+moods} {+petkinds} "
-    "([wanted|wants]|[liked|likes]"
-    "|[stole|steals]|[brought|brings]|[dropped|drops]) {+tastes} {+foods} and {+fruits}.|"
-    " The {+skies.did} over the {+looks} {+things/theme}( and the {+moods} {+creatures/theme}| and the "
-    "{+spots/theme}).|"
-    ' "I (like|love|want|smell|need|made) {+tastes} {+foods}," {friend} [said|says]'
-    "( to {hero}| {+ways}|, and {hero} [nodded|nods] {+ways}|, but {hero} [felt|feels] {+moods}).|"
-    ' "What is that {+looks} {+sounds}?" {hero} [asked|asks]. "(It is only|Maybe it is|I can see|I hope it '
-    'is|Oh,) '
-    'the {+moods} {+creatures/theme}!"|'
-    " It [was|is] (a {+weathers}, {+looks} {+hours}|too {+weathers} for {+hobbies} or {+games})(.|, and the "
-    "{+looks} {animal=creatures/theme} {animal.was} {+moods}.))"
+    "{animal.was} {+moods}| {deed=deeds.did/animal} the {+moods} {+patients/deed} {+ways})."
+    "| Their (friend|guest|cousin|neighbour|visitor) {+pets} the {+moods} {+petkinds} {+ways} "
+    "([brought|brings]|[stole|steals]|[ate|eats]|[found|finds]|[dropped|drops]) "
+    "{+tastes} {+foods} and {+fruits}."
+    "| The {+skies.did} {+ways} over the {+looks} {+things/theme}"
+    "( and the {+moods} {+creatures/theme}| and the {+spots/theme})."
+    '| "I (like|love|want|smell|need|made) {+tastes} {+foods} and {+fruits}," {friend} [said|says]'
+    "( to {hero}| {+ways}|, and {hero} [nodded|nods] {+ways}|, but {hero} [felt|feels] {+moods})."
+    '| "What is that {+looks} {+sounds}?" {hero} [asked|asks]. '
+    '"(It is only|Maybe it is|I can see|I hope it is|Oh,) the {+moods} {+creatures/theme}!"'
+    "| It [was|is] (a {+weathers}, {+looks} {+hours}|too {+weathers} for {+hobbies} or {+games})"
+    "(.|, and the {+traits} {animal=creatures/theme} {animal.was} {+moods}.))"
 )
 ASK = (" Where [was|is] the ", ' "Who has the ')
 ANSWER = (
-    "? {keeper:holder} [had|has] (it|the {thing.colour:belongs} one)(, and {keeper.she} [was|is] {+moods}| "
-    "{+ways}| for {+pets}).",
+    "? {keeper:holder} [had|has] (it|the {thing.colour:belongs} one)(, and {keeper.she} [was|is] {+moods}"
+    "| by the {+looks} {+things/theme}| for {+pets} the {+petkinds}).",
     '?" {other} [asked|asks]. "{keeper:holder} has it!"',
 )
 CARRY = (
@@ -210,10 +209,10 @@ CARRY = (
 )
 RETURN = (
     "\n(Together they|Then they all|The children) ([went|go] back|[walked|walk] "
-    "home|[returned|return]|[hurried|hurry] home) {+ways} to the {home}."
+    "home|[returned|return]|[hurried|hurry] home) {+ways} to the {+looks} {home}."
 )
 CLOSE = (
-    "( It [had been|has been] a {+weathers}, {+looks} {+hours}| {hero} [was|is] {+moods} and "
+    "( It [had been|has been] a {+weathers}, {+looks} {+seasons} {+hours}| {hero} [was|is] {+moods} and "
     "[slept|sleeps] {+ways}"
     "| They all [ate|eat] {+tastes} {+foods} and {+fruits}| Nobody [was|is] {+moods} or {+moods} any more)."
 )

@@ -11,7 +11,7 @@ import math
 import random
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar, final
@@ -183,9 +183,7 @@ class Belief:
 @cache
 def _chosen(lexicon: Lexicon, given: Belief | None) -> tuple[Belief, float]:
     """The belief in a word chosen after `given`, and the expected nats of that choice."""
-    causes: dict[Word | None, float] = {None: 1.0}
-    if given is not None:
-        causes = dict(given.chances)
+    causes: Mapping[Word, float] | dict[None, float] = {None: 1.0} if given is None else given.chances
     chances: dict[Word, float] = defaultdict(float)
     nats = 0.0
     for cause, p in causes.items():

@@ -1,0 +1,70 @@
+"""Shared by all tests: no compilation unless asked for, a cache of their own, one small corpus, trained models."""
+
+import os
+
+os.environ.setdefault("MLX_DISABLE_COMPILE", "1")  # on the CPU every new kernel costs seconds of g++
+
+import functools
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from mlx_gpt import stages, stories
+from mlx_gpt.corpus import Corpus, Source, open_corpus
+from mlx_gpt.device import pick_device
+from mlx_gpt.model import LanguageModel, Progress
+
+os.environ["MLX_GPT_CACHE"] = tempfile.mkdtemp(prefix="mlx_gpt-tests-")
+SHARED = Path(__file__).parents[2] / "shared" / "data"  # real corpora; tests that use them skip without
+
+
+class Silent:
+    """A report that only remembers."""
+
+    def __init__(self) -> None:
+        self.notices: list[str] = []
+        self.losses: list[float] = []
+        self.bits: list[float] = []
+
+    def notice(self, message: str) -> None:
+        self.notices.append(message)
+
+    def progress(self, progress: Progress) -> None:
+        self.losses.append(progress.loss)
+
+    def validated(self, model: LanguageModel, step: int, bits_per_byte: float) -> None:
+        self.bits.append(bits_per_byte)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def device() -> str:
+    return pick_device()
+
+
+@pytest.fixture(scope="session")
+def story_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "stories.txt"
+    path.write_text("\n<|endoftext|>\n".join(stories.stories(1, 300)) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def corpus(story_file: Path) -> Corpus:
+    return open_corpus(Source((str(story_file),), "bpe", 512, 0), lambda message: None)
+
+
+def train_tiny(number: int, corpus: Corpus) -> LanguageModel:
+    """A stage trained with its tiny preset."""
+    stage = stages.stage(number)
+    mx.random.seed(0)
+    model = stage.model(stage.tiny.config, corpus.tokenizer.vocab_size)
+    model.fit(corpus, stage.tiny.recipe, Silent())
+    return model
+
+
+@pytest.fixture(scope="session")
+def trained(corpus: Corpus) -> Callable[[int], LanguageModel]:
+    return functools.cache(lambda number: train_tiny(number, corpus))
