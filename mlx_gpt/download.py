@@ -31,6 +31,7 @@ BLOCK = 2**16  # bytes read at a time
 PATIENCE = 30.0  # seconds without a byte before the server counts as gone
 LARGEST = 2**25  # bytes of a file whose size is not published
 ENWIK8_ENDS = (90_000_000, 95_000_000)  # bytes: where training and validation text end
+UNSAFE = re.compile(r"^[/\\]|:|(?:^|[/\\])\.\.(?:[/\\]|$)")  # a name that leads out of its folder
 INSTEAD = "train on the built-in stories or on your own text with --data"
 START = re.compile(r"^\*\*\* ?START OF TH(?:E|IS) PROJECT GUTENBERG EBOOK[^*]*\*\*\*[^\n]*$", re.M)
 END = re.compile(r"^(?:\*\*\* ?END OF TH(?:E|IS) PROJECT GUTENBERG|End of (?:the )?Project Gutenberg)", re.M)
@@ -63,10 +64,9 @@ def unzip(archive: Path, into: Path, source: Source) -> None:
     """Unpack an archive without its folders, `.raw` as `.txt`. Raises DataError if unsafe or damaged."""
     try:
         with zipfile.ZipFile(archive) as whole:
-            for entry in whole.infolist():
-                name = entry.filename.replace("\\", "/")
-                if name.startswith("/") or ":" in name or ".." in name.split("/"):
-                    raise DataError(f"{archive}: unsafe name {entry.filename!r}; nothing was unpacked")
+            unsafe = [each.filename for each in whole.infolist() if UNSAFE.search(each.filename)]
+            if unsafe:
+                raise DataError(f"{archive}: unsafe name {unsafe[0]!r}; nothing was unpacked")
             size = sum(entry.file_size for entry in whole.infolist())  # zipfile yields no more than that
             if size > source.room:
                 raise DataError(f"{archive}: would unpack to {size:,} bytes, {source.room:,} are allowed")
@@ -79,21 +79,15 @@ def unzip(archive: Path, into: Path, source: Source) -> None:
         raise DataError(f"{archive}: damaged archive ({error})") from error
 
 
-def cut(data: bytes, ends: Sequence[int]) -> list[bytes]:
-    """UTF-8 bytes in pieces ending at the given places, each moved back to the start of its character."""
-    places = [0]
-    for end in ends:
+def unzip_enwik8(archive: Path, into: Path, source: Source) -> None:
+    """Unpack enwik8 and cut it at ENWIK8_ENDS, each moved back to the start of its UTF-8 character."""
+    unzip(archive, into, source)
+    data, start = (into / "enwik8").read_bytes(), 0
+    for text, end in zip(source.texts, (*ENWIK8_ENDS, len(data)), strict=True):
         while end < len(data) and data[end] & 0xC0 == 0x80:
             end -= 1
-        places.append(end)
-    return [data[a:b] for a, b in zip(places, [*places[1:], len(data)], strict=True)]
-
-
-def unzip_enwik8(archive: Path, into: Path, source: Source) -> None:
-    """Unpack enwik8 and write it as the customary train, valid and test text."""
-    unzip(archive, into, source)
-    for text, piece in zip(source.texts, cut((into / "enwik8").read_bytes(), ENWIK8_ENDS), strict=True):
-        (into / text).write_bytes(piece)
+        (into / text).write_bytes(data[start:end])
+        start = end
 
 
 def strip_gutenberg(page: Path, into: Path, source: Source) -> None:
@@ -108,10 +102,11 @@ def strip_gutenberg(page: Path, into: Path, source: Source) -> None:
 
 
 GITHUB = "https://raw.githubusercontent.com/karpathy"
+BOOK = "https://www.gutenberg.org/cache/epub"
 HUB = "https://huggingface.co/datasets"
 TINY = f"{HUB}/roneneldan/TinyStories/resolve/f54c09fd23315a6f9c86f9dc80f725de7d8f9c64/TinyStoriesV2-GPT4"
 WIKI = ("wiki.train.txt", "wiki.valid.txt", "wiki.test.txt")
-WIKIPEDIA = "CC BY-SA 3.0, GFDL"
+WIKIPEDIA = "CC BY-SA 3.0, GFDL"  # the licences
 BOOKS = {
     11: "alice-in-wonderland", 36: "war-of-the-worlds", 84: "frankenstein", 98: "tale-of-two-cities",
     120: "treasure-island", 174: "picture-of-dorian-gray", 345: "dracula", 1342: "pride-and-prejudice",
@@ -134,15 +129,15 @@ OFFERS = (
                WIKI, 4_721_645, "ef7edb566e3e2b2d31b29c1fdb0c89a4cc683597484c3dc2517919c615435a11",
                unzip, 2**24),)),
     Offer("wikitext-103", "more good articles of Wikipedia, raw", WIKIPEDIA, (
-        Source(f"{HUB}/mattdangerw/wikitext-103-raw/resolve/3555105b17ae31cc619a136fac72dbe2865c3738"
-               "/wikitext-103-raw-v1.zip", WIKI, 191_984_949,
+        Source(f"{HUB}/mattdangerw/wikitext-103-raw/resolve/3555105b17ae31cc619a136fac72dbe2865c3738/"
+               "wikitext-103-raw-v1.zip", WIKI, 191_984_949,
                "91c00ae287f0d699e18605c84afc9e45c192bc6b7797ff8837e5474655a33794", unzip, 2**30),)),
     Offer("enwik8", "Wikipedia's XML, the Hutter Prize's text", WIKIPEDIA, (
         Source("https://mattmahoney.net/dc/enwik8.zip",
                ("enwik8.train.txt", "enwik8.valid.txt", "enwik8.test.txt"), 36_445_475,
                "547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc", unzip_enwik8, 10**8),)),
     Offer("gutenberg", "ten well-known English novels", "public domain in the USA", tuple(
-        Source(f"https://www.gutenberg.org/cache/epub/{id}/pg{id}.txt", (f"{book}.txt",), unpack=strip_gutenberg)
+        Source(f"{BOOK}/{id}/pg{id}.txt", (f"{book}.txt",), unpack=strip_gutenberg)
         for id, book in BOOKS.items()), pause=2.0),
 )
 
@@ -179,11 +174,10 @@ def open_url(name: str, url: str, have: int) -> http.client.HTTPResponse:
         response: http.client.HTTPResponse = urlopen(ranged, timeout=PATIENCE)
         return response
     except HTTPError as error:
-        error.close()
         raise DataError(f"{name}: {url} answers {error.code} {error.reason}; {INSTEAD}") from error
     except (OSError, http.client.HTTPException) as error:
         if isinstance(getattr(error, "reason", None), ssl.SSLCertVerificationError):
-            remedy = "with a Python from python.org, run its Install Certificates.command"
+            remedy = "a Python from python.org needs its Install Certificates.command run"
             raise DataError(f"{name}: the certificate of {url} cannot be checked; {remedy}") from error
         raise DataError(f"{name}: cannot be reached (no network?); {INSTEAD}") from error
 
@@ -267,8 +261,10 @@ def fetch(offer: Offer, folder: Path) -> None:
             download(offer.name, source, part)
             try:
                 place(offer.name, source, part, folder)
-            finally:
-                part.unlink(missing_ok=True)
+            except DataError:
+                part.unlink()
+                raise
+            part.unlink(missing_ok=True)
             time.sleep(offer.pause)
     except OSError as error:
         raise DataError(f"{error.filename or folder}: {error.strerror or error}") from error
@@ -280,24 +276,22 @@ def table() -> str:
     for offer in OFFERS:
         texts = [text for source in offer.sources for text in source.texts]
         files = ", ".join(texts) if len(texts) < 4 else f"{texts[0]} and {len(texts) - 1} more"
-        size = sum(source.size for source in offer.sources)
-        rows.append((offer.name, offer.what, f"{size / 1e6:,.1f} MB" if size else "-", offer.licence, files))
+        size = sum(source.size for source in offer.sources) / 1e6
+        rows.append((offer.name, offer.what, f"{size:,.1f} MB" if size else "unknown", offer.licence, files))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
 @click.command(cls=Door)
 @click.argument("names", nargs=-1)
-@click.option("--folder", type=click.Path(path_type=Path), default=Path("data"), help="Where to.", show_default=True)
+@click.option("--folder", type=click.Path(path_type=Path), default="data", show_default=True, help="Where.")
 @click.option("--list", "listing", is_flag=True, help="List the corpora and stop.")
 def main(names: tuple[str, ...], folder: Path, listing: bool) -> None:
     """Fetch public corpora by name, ready for `train --data`; what broke off goes on from there."""
-    if listing:
+    known = {offer.name: offer for offer in OFFERS}
+    if listing or not names:
         click.echo(table())
         return
-    known = {offer.name: offer for offer in OFFERS}
-    if not names:
-        raise SettingError(f"no corpus named; the names are {', '.join(known)} (--list says more)")
     for name in names:
         if name not in known:
             nearest = difflib.get_close_matches(name.lower(), known, 1, cutoff=0.0)[0]

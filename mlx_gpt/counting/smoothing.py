@@ -80,7 +80,7 @@ def _maximise(frequencies: np.ndarray, groups: np.ndarray, buckets: int, vocab_s
             seen = groups[k] >= 0
             taken = np.bincount(groups[k][seen], weights=here[k][seen], minlength=buckets)
             offered = np.bincount(groups[k][seen], weights=reached[k][seen], minlength=buckets)
-            weights[k] = np.where(offered > 0, taken / np.maximum(offered, 1e-300), weights[k])
+            weights[k] = (taken + 0.5) / (offered + 1)  # half a token each way: no weight becomes 0 or 1
     return weights
 
 
