@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mlx_gpt import __version__
-from mlx_gpt import compare, download, evaluate, generate, ladder, train
+from mlx_gpt import __version__, compare, download, evaluate, generate, ladder, train
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})

@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -15,7 +15,7 @@ from mlx_gpt import stages
 from mlx_gpt.corpus import Source
 from mlx_gpt.errors import CheckpointError, MlxGptError, SettingError
 from mlx_gpt.model import LanguageModel, Stage
-from mlx_gpt.recipe import Settings
+from mlx_gpt.recipe import Recipe, Settings
 from mlx_gpt.safetensors import check_header
 from mlx_gpt.tokenizer import Tokenizer
 
@@ -31,7 +31,7 @@ class Card:
     stage: int
     preset: str
     config: Settings
-    recipe: Settings
+    recipe: Recipe
     vocab_size: int
     source: Source
     corpus: str
@@ -121,7 +121,8 @@ def load(folder: Path, number: int | None = None) -> Checkpoint:
         raise CheckpointError(f"{path}: a checkpoint of stage {card.stage}, not of stage {number}")
     stage = stages.stage(card.stage)
     try:
-        arrays, metadata = mx.load(str(path), return_metadata=True)
+        loaded = mx.load(str(path), return_metadata=True)
+        arrays, metadata = cast("tuple[dict[str, mx.array], dict[str, str]]", loaded)
         spelled = np.array(arrays.pop("tokenizer"), np.uint8).tobytes()
         tokenizer = Tokenizer(metadata["tokenizer"], spelled)
         if tokenizer.vocab_size != card.vocab_size:

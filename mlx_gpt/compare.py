@@ -13,7 +13,13 @@ from mlx_gpt.door import Door
 
 
 @click.command(cls=Door)
-@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of the runs.")
+@click.option(
+    "--runs",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Folder of the runs.",
+)
 @click.option("--data", multiple=True, metavar="PATH...", help="Text to score instead of the runs' held-out split.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def main(runs: Path, data: tuple[str, ...], as_json: bool) -> None:
@@ -33,7 +39,9 @@ def main(runs: Path, data: tuple[str, ...], as_json: bool) -> None:
     pick_device()
     folders = checkpoint.runs(runs)
     if not folders:
-        raise CheckpointError(f"{runs}: no trained runs here; python -m mlx_gpt.train --stage 1, or scripts/train_all.py")
+        raise CheckpointError(
+            f"{runs}: no trained runs here; python -m mlx_gpt.train --stage 1, or scripts/train_all.py"
+        )
     cards = {folder: checkpoint.read_card(folder) for folder in folders}
     corpora = {card.corpus: str(card.source) for card in cards.values()}
     if len(corpora) > 1 and not data:
@@ -64,7 +72,9 @@ def main(runs: Path, data: tuple[str, ...], as_json: bool) -> None:
                 "tokens": score.tokens,
                 "bytes": score.bytes,
                 "tokens_per_second": score.tokens_per_second,
-                **{name: told.get(name) for name in ("parameters", "seconds", "train_tokens_per_second", "peak_memory")},
+                **{
+                    name: told.get(name) for name in ("parameters", "seconds", "train_tokens_per_second", "peak_memory")
+                },
             }
         )
     if sys.stderr.isatty():

@@ -7,6 +7,7 @@ import os
 import platform
 import resource
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 from mlx_gpt.errors import SettingError
@@ -81,7 +82,7 @@ def description() -> str:
 
     device = "gpu" if mx.default_device() == mx.gpu else "cpu"
     blas = f", {_blas}" if _blas else ""
-    return f"MLX {mx.__version__} on {device} ({platform.system()} {platform.machine()}{blas})"
+    return f"MLX {version('mlx')} on {device} ({platform.system()} {platform.machine()}{blas})"
 
 
 def peak_memory() -> int:

@@ -19,6 +19,12 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 MANY = ("--data",)  # options that take every following word up to the next option
 
 
+class Mistake(click.ClickException):
+    """One line on standard error, exit code 2."""
+
+    exit_code = 2
+
+
 class Door(click.Command):
     """A Click command that prints the user's mistakes in one line and exits with 2."""
 
@@ -54,9 +60,7 @@ class Door(click.Command):
         try:
             return super().invoke(ctx)
         except MlxGptError as error:
-            failure = click.ClickException(" ".join(str(error).split()))
-            failure.exit_code = 2
-            raise failure from error
+            raise Mistake(" ".join(str(error).split())) from error
         except KeyboardInterrupt:
             click.echo("\nstopped", err=True)
             ctx.exit(130)
@@ -89,7 +93,7 @@ def _option(field: dataclasses.Field[Any], default: Any) -> click.Option:
     name = option(field.name)
     if isinstance(default, bool):
         return click.Option([f"{name}/--no-{name[2:]}"], default=default, show_default=True, help=guards["help"])
-    kind: click.ParamType
+    kind: click.ParamType[Any]
     if guards["choices"]:
         kind = click.Choice(guards["choices"])
     elif isinstance(default, int):

@@ -15,7 +15,7 @@ import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import HTTPError
@@ -108,37 +108,118 @@ TINY = f"{HUB}/roneneldan/TinyStories/resolve/f54c09fd23315a6f9c86f9dc80f725de7d
 WIKI = ("wiki.train.txt", "wiki.valid.txt", "wiki.test.txt")
 WIKIPEDIA = "CC BY-SA 3.0, GFDL"  # the licences
 BOOKS = {
-    11: "alice-in-wonderland", 36: "war-of-the-worlds", 84: "frankenstein", 98: "tale-of-two-cities",
-    120: "treasure-island", 174: "picture-of-dorian-gray", 345: "dracula", 1342: "pride-and-prejudice",
-    1661: "adventures-of-sherlock-holmes", 2701: "moby-dick",
+    11: "alice-in-wonderland",
+    36: "war-of-the-worlds",
+    84: "frankenstein",
+    98: "tale-of-two-cities",
+    120: "treasure-island",
+    174: "picture-of-dorian-gray",
+    345: "dracula",
+    1342: "pride-and-prejudice",
+    1661: "adventures-of-sherlock-holmes",
+    2701: "moby-dick",
 }
 OFFERS = (
-    Offer("tinyshakespeare", "plays of Shakespeare", "public domain", (
-        Source(f"{GITHUB}/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare/input.txt",
-               ("input.txt",), 1_115_394, "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"),)),
-    Offer("names", "32,033 first names, one a line", "MIT", (
-        Source(f"{GITHUB}/makemore/988aa59e4d8fefa526d06f3b453ad116258398d4/names.txt",
-               ("names.txt",), 228_145, "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"),)),
-    Offer("tinystories", "short stories in simple words, by GPT-4", "CDLA-Sharing-1.0", (
-        Source(f"{TINY}-train.txt", ("TinyStoriesV2-GPT4-train.txt",), 2_227_753_162,
-               "6418d412de72888f52b5142c761ac21a582f7d1166f0bfbdb5f03ccfdec90443"),
-        Source(f"{TINY}-valid.txt", ("TinyStoriesV2-GPT4-valid.txt",), 22_502_601,
-               "6874bae9a4c1a4e7edcf0e53b86c17817e9cf881fc75ff2368da457b80c0585d"))),
-    Offer("wikitext-2", "good articles of Wikipedia, raw", WIKIPEDIA, (
-        Source(f"{HUB}/ggml-org/ci/resolve/927b3642933080f1b0e811e2f916e14c292992f9/wikitext-2-raw-v1.zip",
-               WIKI, 4_721_645, "ef7edb566e3e2b2d31b29c1fdb0c89a4cc683597484c3dc2517919c615435a11",
-               unzip, 2**24),)),
-    Offer("wikitext-103", "more good articles of Wikipedia, raw", WIKIPEDIA, (
-        Source(f"{HUB}/mattdangerw/wikitext-103-raw/resolve/3555105b17ae31cc619a136fac72dbe2865c3738/"
-               "wikitext-103-raw-v1.zip", WIKI, 191_984_949,
-               "91c00ae287f0d699e18605c84afc9e45c192bc6b7797ff8837e5474655a33794", unzip, 2**30),)),
-    Offer("enwik8", "Wikipedia's XML, the Hutter Prize's text", WIKIPEDIA, (
-        Source("https://mattmahoney.net/dc/enwik8.zip",
-               ("enwik8.train.txt", "enwik8.valid.txt", "enwik8.test.txt"), 36_445_475,
-               "547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc", unzip_enwik8, 10**8),)),
-    Offer("gutenberg", "ten well-known English novels", "public domain in the USA", tuple(
-        Source(f"{BOOK}/{id}/pg{id}.txt", (f"{book}.txt",), unpack=strip_gutenberg)
-        for id, book in BOOKS.items()), pause=2.0),
+    Offer(
+        "tinyshakespeare",
+        "plays of Shakespeare",
+        "public domain",
+        (
+            Source(
+                f"{GITHUB}/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare/input.txt",
+                ("input.txt",),
+                1_115_394,
+                "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+            ),
+        ),
+    ),
+    Offer(
+        "names",
+        "32,033 first names, one a line",
+        "MIT",
+        (
+            Source(
+                f"{GITHUB}/makemore/988aa59e4d8fefa526d06f3b453ad116258398d4/names.txt",
+                ("names.txt",),
+                228_145,
+                "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d",
+            ),
+        ),
+    ),
+    Offer(
+        "tinystories",
+        "short stories in simple words, by GPT-4",
+        "CDLA-Sharing-1.0",
+        (
+            Source(
+                f"{TINY}-train.txt",
+                ("TinyStoriesV2-GPT4-train.txt",),
+                2_227_753_162,
+                "6418d412de72888f52b5142c761ac21a582f7d1166f0bfbdb5f03ccfdec90443",
+            ),
+            Source(
+                f"{TINY}-valid.txt",
+                ("TinyStoriesV2-GPT4-valid.txt",),
+                22_502_601,
+                "6874bae9a4c1a4e7edcf0e53b86c17817e9cf881fc75ff2368da457b80c0585d",
+            ),
+        ),
+    ),
+    Offer(
+        "wikitext-2",
+        "good articles of Wikipedia, raw",
+        WIKIPEDIA,
+        (
+            Source(
+                f"{HUB}/ggml-org/ci/resolve/927b3642933080f1b0e811e2f916e14c292992f9/wikitext-2-raw-v1.zip",
+                WIKI,
+                4_721_645,
+                "ef7edb566e3e2b2d31b29c1fdb0c89a4cc683597484c3dc2517919c615435a11",
+                unzip,
+                2**24,
+            ),
+        ),
+    ),
+    Offer(
+        "wikitext-103",
+        "more good articles of Wikipedia, raw",
+        WIKIPEDIA,
+        (
+            Source(
+                f"{HUB}/mattdangerw/wikitext-103-raw/resolve/3555105b17ae31cc619a136fac72dbe2865c3738/"
+                "wikitext-103-raw-v1.zip",
+                WIKI,
+                191_984_949,
+                "91c00ae287f0d699e18605c84afc9e45c192bc6b7797ff8837e5474655a33794",
+                unzip,
+                2**30,
+            ),
+        ),
+    ),
+    Offer(
+        "enwik8",
+        "Wikipedia's XML, the Hutter Prize's text",
+        WIKIPEDIA,
+        (
+            Source(
+                "https://mattmahoney.net/dc/enwik8.zip",
+                ("enwik8.train.txt", "enwik8.valid.txt", "enwik8.test.txt"),
+                36_445_475,
+                "547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc",
+                unzip_enwik8,
+                10**8,
+            ),
+        ),
+    ),
+    Offer(
+        "gutenberg",
+        "ten well-known English novels",
+        "public domain in the USA",
+        tuple(
+            Source(f"{BOOK}/{id}/pg{id}.txt", (f"{book}.txt",), unpack=strip_gutenberg) for id, book in BOOKS.items()
+        ),
+        pause=2.0,
+    ),
 )
 
 

@@ -53,7 +53,9 @@ def main(stage: int | None, run: Path | None, data: tuple[str, ...], as_json: bo
         return
     click.echo(f"stage {trained.stage.number} {trained.stage.name}: {trained.stage.title}")
     click.echo(f"{score.bits_per_byte:.4f} bits per byte over {score.bytes:,} bytes in {len(text):,} documents")
-    click.echo(f"{score.perplexity:.2f} perplexity over {score.tokens:,} tokens, {score.tokens_per_second:,.0f} tokens/s")
+    click.echo(
+        f"{score.perplexity:.2f} perplexity over {score.tokens:,} tokens, {score.tokens_per_second:,.0f} tokens/s"
+    )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,13 @@ class GenerateDoor(Door):
 @click.option("--prompt", default="", help="The text to go on from; - reads it from standard input.")
 @click.option("--tokens", type=click.IntRange(1), default=256, show_default=True, help="The most tokens to write.")
 @click.option("--samples", type=click.IntRange(1), default=1, show_default=True, help="How many texts to write.")
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="The same seed, the same text.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="The same seed, the same text.",
+)
 def main(
     stage: int | None, run: Path | None, prompt: str, tokens: int, samples: int, seed: int, **taste: float
 ) -> None:

@@ -14,14 +14,32 @@ from mlx_gpt.tokenizer import KINDS
 
 @click.command(cls=Door)
 @click.option("--data", multiple=True, metavar="PATH...", help="Files or folders; the built-in stories without it.")
-@click.option("--preset", type=click.Choice(("tiny", "small", "base", "large")), default="small", show_default=True, help="Size of every stage.")
+@click.option(
+    "--preset",
+    type=click.Choice(("tiny", "small", "base", "large")),
+    default="small",
+    show_default=True,
+    help="Size of every stage.",
+)
 @click.option("--tokenizer", type=click.Choice(KINDS), default="bpe", show_default=True, help="What a token is.")
 @click.option("--vocab-size", type=click.IntRange(259), help="Entries of a BPE vocabulary.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Seed of every stage.")
-@click.option("--runs", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of the runs.")
+@click.option(
+    "--runs",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Folder of the runs.",
+)
 @click.option("--stages", default="", help="Only these, e.g. 1,4,11.  [default: all]")
 def main(
-    data: tuple[str, ...], preset: str, tokenizer: str, vocab_size: int | None, seed: int, runs: Path, stages: str
+    data: tuple[str, ...],
+    preset: str,
+    tokenizer: str,
+    vocab_size: int | None,
+    seed: int,
+    runs: Path,
+    stages: str,
 ) -> None:
     """Train all stages on one text and print the league table.
 
@@ -41,7 +59,16 @@ def main(
         if _finished(folder, data, preset, tokenizer, vocab_size, seed):
             click.secho(f"stage {number} {stage.name}: finished already", err=True, dim=True)
             continue
-        command = [sys.executable, "-m", "mlx_gpt.train", "--stage", str(number), "--run", str(folder), *shared]
+        command = [
+            sys.executable,
+            "-m",
+            "mlx_gpt.train",
+            "--stage",
+            str(number),
+            "--run",
+            str(folder),
+            *shared,
+        ]
         status = subprocess.run(command, check=False).returncode
         if status:
             raise TrainingError(f"stage {number} ended with exit code {status}; mend the cause and run this again")
@@ -76,7 +103,11 @@ def _finished(
     source = card.source
     asked = (absolute(data), tokenizer, vocab_size or VOCABULARY[preset], preset, seed)
     return card.finished and asked == (
-        source.paths, source.tokenizer, source.vocab_size, card.preset, card.recipe.seed,
+        source.paths,
+        source.tokenizer,
+        source.vocab_size,
+        card.preset,
+        card.recipe.seed,
     )
 
 

@@ -94,8 +94,8 @@ def _windows(model: LanguageModel, text: Text, count: int, context: int) -> Iter
             ids[row, : piece.stop - piece.start] = text.document(piece.document)[piece.start : piece.stop]
         logprobs = np.array(model.score(mx.array(ids)))
         for row, piece in enumerate(rows):
-            fresh = logprobs[row, piece.fresh - piece.start - 1 : piece.stop - piece.start - 1]
-            yield piece.document, -float(fresh.sum(dtype=np.float64))
+            values = logprobs[row, piece.fresh - piece.start - 1 : piece.stop - piece.start - 1]
+            yield piece.document, -float(values.sum(dtype=np.float64))
 
 
 def _unending(model: LanguageModel, text: Text, count: int) -> Iterator[tuple[int, float]]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_gpt.corpus import Corpus
 from mlx_gpt.errors import SettingError, TokenizerError
@@ -122,7 +123,8 @@ def check_ids(ids: mx.array, vocab_size: int) -> None:
     """
     if ids.ndim != 2 or ids.shape[1] < 1 or not mx.issubdtype(ids.dtype, mx.integer):
         raise TokenizerError(f"ids of shape {ids.shape} and type {ids.dtype}: expected integers (batch, tokens >= 1)")
-    low, high = ids.min().item(), ids.max().item()
+    held = np.array(ids)
+    low, high = int(held.min()), int(held.max())
     if low < 0 or high >= vocab_size:
         outside = low if low < 0 else high
         raise TokenizerError(f"token id {outside}: the vocabulary is 0 to {vocab_size - 1}")

@@ -14,7 +14,11 @@ def draw_curve(log: Path, picture: Path, title: str) -> bool:
         return False
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     train = [(line["step"], line["bits_per_byte"]) for line in lines if line.get("loss") is not None]
-    valid = [(line["step"], line["valid_bits_per_byte"]) for line in lines if "step" in line and "valid_bits_per_byte" in line]
+    valid = [
+        (line["step"], line["valid_bits_per_byte"])
+        for line in lines
+        if "step" in line and "valid_bits_per_byte" in line
+    ]
     if len(train) < 2:
         return False
     matplotlib.use("Agg")

@@ -50,8 +50,7 @@ class Settings:
             whole = each.metadata["divides"]
             if whole and getattr(self, whole) % getattr(self, each.name):
                 raise SettingError(
-                    f"{option(each.name)} {getattr(self, each.name)} must divide "
-                    f"{option(whole)} {getattr(self, whole)}"
+                    f"{option(each.name)} {getattr(self, each.name)} must divide {option(whole)} {getattr(self, whole)}"
                 )
 
 

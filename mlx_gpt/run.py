@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
-import os
 import shutil
 import sys
 import time
@@ -62,12 +60,27 @@ class Run:
     """What `fit` reports to: prints, logs, draws samples, and saves the model whenever it got better."""
 
     def __init__(
-        self, folder: Path, stage: Stage, preset: str, config: Settings, recipe: Recipe, corpus: Corpus,
+        self,
+        folder: Path,
+        stage: Stage,
+        preset: str,
+        config: Settings,
+        recipe: Recipe,
+        corpus: Corpus,
         model: LanguageModel,
     ) -> None:
         self.folder, self.stage, self.corpus, self.model = folder, stage, corpus, model
         self.card = Card(
-            stage.number, preset, config, recipe, corpus.tokenizer.vocab_size, corpus.source, corpus.digest, 0, False, {}
+            stage.number,
+            preset,
+            config,
+            recipe,
+            corpus.tokenizer.vocab_size,
+            corpus.source,
+            corpus.digest,
+            0,
+            False,
+            {},
         )
         self.best = math.inf
         self.latest = Progress(0, 1, math.nan, 0.0, 0, 0.0)
@@ -96,10 +109,16 @@ class Run:
         """The live line, and a line of the log."""
         self.latest = progress
         bits = progress.loss * self.bits_per_nat
-        self._write_log(step=progress.step, loss=progress.loss, bits_per_byte=bits,
-                        learning_rate=progress.learning_rate, tokens=progress.tokens, seconds=progress.seconds)
+        self._write_log(
+            step=progress.step,
+            loss=progress.loss,
+            bits_per_byte=bits,
+            learning_rate=progress.learning_rate,
+            tokens=progress.tokens,
+            seconds=progress.seconds,
+        )
         if self.live:
-            click.echo("\r" + self._line().ljust(100)[:shutil.get_terminal_size().columns - 1], err=True, nl=False)
+            click.echo("\r" + self._line().ljust(100)[: shutil.get_terminal_size().columns - 1], err=True, nl=False)
         elif time.perf_counter() - self.spoke > QUIET_SECONDS:
             self.spoke = time.perf_counter()
             click.echo(self._line(), err=True)

@@ -33,7 +33,7 @@ def check_header(path: Path) -> dict[str, str]:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
     try:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_without_repeats)
-        metadata: dict[str, str] = header.pop("__metadata__", {})
+        metadata: dict[str, str] = header.pop("__metadata__", None) or {}
         if not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError("metadata that is no text")
         if len(header) > MOST_ARRAYS:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_gpt.model import LanguageModel
 from mlx_gpt.recipe import Settings, setting
@@ -17,7 +18,9 @@ from mlx_gpt.tokenizer import Tokenizer
 class Taste(Settings):
     """How a token is chosen."""
 
-    temperature: float = setting(0.8, "below 1 prefers the likely, above 1 the unlikely; 0 takes the likeliest", low=0.0, high=100.0)
+    temperature: float = setting(
+        0.8, "below 1 prefers the likely, above 1 the unlikely; 0 takes the likeliest", low=0.0, high=100.0
+    )
     top_k: int = setting(0, "choose among the k likeliest tokens; 0 means all", low=0, high=2**31 - 1)
     top_p: float = setting(
         1.0, "choose among the likeliest tokens that together have this probability", low=1e-9, high=1.0
@@ -79,7 +82,7 @@ def generate(model: LanguageModel, prompt: Sequence[int], taste: Taste, seed: in
             unread = past[-(context - max(1, context // 2) + 1) :] if len(past) > context else past
         logprobs = model.logprobs(mx.array([unread]), memory)[:, -1]  # (1, V)
         key, now = mx.random.split(key)
-        token = int(choose(logprobs, taste, now).item())
+        token = int(np.array(choose(logprobs, taste, now))[0])
         yield token
         past.append(token)
         unread = [token]

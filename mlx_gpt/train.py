@@ -75,11 +75,32 @@ def _chosen(ctx: click.Context) -> Any:
 
 @click.command(cls=TrainDoor)
 @click.option("--stage", "number", type=int, required=True, help="Which stage to train: 1 to 11.")
-@click.option("--data", multiple=True, metavar="PATH...", help="Files or folders (.txt .md .jsonl .gz), - for standard input; the built-in stories without it.")
-@click.option("--preset", type=click.Choice(tuple(VOCABULARY)), default="small", show_default=True, help="; ".join(f"{name}: {time}" for name, time in TIMES.items()) + ".")
+@click.option(
+    "--data",
+    multiple=True,
+    metavar="PATH...",
+    help="Files or folders (.txt .md .jsonl .gz), - for standard input; the built-in stories without it.",
+)
+@click.option(
+    "--preset",
+    type=click.Choice(tuple(VOCABULARY)),
+    default="small",
+    show_default=True,
+    help="; ".join(f"{name}: {time}" for name, time in TIMES.items()) + ".",
+)
 @click.option("--tokenizer", type=click.Choice(KINDS), default="bpe", show_default=True, help="What a token is.")
-@click.option("--vocab-size", type=click.IntRange(259, LARGEST_VOCABULARY), help=f"Entries of a BPE vocabulary.  [default: by preset {', '.join(map(str, VOCABULARY.values()))}]")
-@click.option("--split-seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Seed of the split into training, validation and test text.")
+@click.option(
+    "--vocab-size",
+    type=click.IntRange(259, LARGEST_VOCABULARY),
+    help=f"Entries of a BPE vocabulary.  [default: by preset {', '.join(map(str, VOCABULARY.values()))}]",
+)
+@click.option(
+    "--split-seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="Seed of the split into training, validation and test text.",
+)
 @click.option("--run", type=click.Path(path_type=Path), help="Folder to write.  [default: runs/<NN>-<name>]")
 def main(
     number: int,
@@ -122,8 +143,11 @@ def main(
     corpus = open_corpus(source, _notice)
     mx.random.seed(recipe.seed)
     model = stage.model(config, corpus.tokenizer.vocab_size)
-    click.secho(f"stage {stage.number} {stage.name} on {source}: {corpus.train.bytes / 1e6:,.1f} MB of training text, "
-                f"{corpus.tokenizer.vocab_size:,} {tokenizer} tokens", bold=True)
+    click.secho(
+        f"stage {stage.number} {stage.name} on {source}: {corpus.train.bytes / 1e6:,.1f} MB of training text, "
+        f"{corpus.tokenizer.vocab_size:,} {tokenizer} tokens",
+        bold=True,
+    )
     with Run(folder, stage, preset, config, recipe, corpus, model) as report:
         model.fit(corpus, recipe, report)
         report.finish()

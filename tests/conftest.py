@@ -4,6 +4,9 @@ import os
 
 os.environ.setdefault("MLX_DISABLE_COMPILE", "1")  # on the CPU every new kernel costs seconds of g++
 
+import mlx_gpt  # before MLX, so that it finds the tuned BLAS
+
+# isort: split
 import functools
 import tempfile
 from collections.abc import Callable
@@ -18,6 +21,7 @@ from mlx_gpt.device import pick_device
 from mlx_gpt.model import LanguageModel, Progress
 
 os.environ["MLX_GPT_CACHE"] = tempfile.mkdtemp(prefix="mlx_gpt-tests-")
+assert mlx_gpt.__version__
 SHARED = Path(__file__).parents[2] / "shared" / "data"  # real corpora; tests that use them skip without
 
 

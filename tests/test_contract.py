@@ -95,8 +95,18 @@ def test_saving_and_loading_changes_nothing_to_the_bit(
     number: int, trained: Trained, corpus: Corpus, tmp_path: Path
 ) -> None:
     stage = stages.stage(number)
-    card = Card(number, "tiny", stage.tiny.config, stage.tiny.recipe, corpus.tokenizer.vocab_size,
-                corpus.source, corpus.digest, 1, True, {"bits_per_byte": 1.5})
+    card = Card(
+        number,
+        "tiny",
+        stage.tiny.config,
+        stage.tiny.recipe,
+        corpus.tokenizer.vocab_size,
+        corpus.source,
+        corpus.digest,
+        1,
+        True,
+        {"bits_per_byte": 1.5},
+    )
     checkpoint.save(tmp_path / checkpoint.MODEL, trained(number), corpus.tokenizer, card)
     loaded = checkpoint.load(tmp_path, number)
     assert loaded.card == card

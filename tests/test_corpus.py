@@ -29,7 +29,12 @@ def texts_of(corpus: Corpus, split: str) -> list[str]:
 def test_files_are_documents_and_marks_divide_them(tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_bytes(b"whole file\r\nwith its end\n")
     (tmp_path / "two.md").write_text("first\nstory\n<|endoftext|>\nsecond\n<|endoftext|>\n\n<|endoftext|>\nthird\n")
-    assert list(documents(files([tmp_path]))) == ["whole file\r\nwith its end\n", "first\nstory", "second", "third"]
+    assert list(documents(files([tmp_path]))) == [
+        "whole file\r\nwith its end\n",
+        "first\nstory",
+        "second",
+        "third",
+    ]
 
 
 def test_json_lines_and_gzip(tmp_path: Path) -> None:

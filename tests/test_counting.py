@@ -97,7 +97,9 @@ def test_kneser_ney_equals_a_dictionary(seed: int) -> None:
         context = [int(i) for i in text[max(0, p - 2) : p]]
         if EOT in context[1:]:
             context = context[context.index(EOT, 1) :]
-        assert math.exp(rows[p - 1]) == pytest.approx(kneser_ney_by_hand(ids, 3, tuple(context), int(text[p])), rel=1e-5)
+        assert math.exp(rows[p - 1]) == pytest.approx(
+            kneser_ney_by_hand(ids, 3, tuple(context), int(text[p])), rel=1e-5
+        )
 
 
 def tables(ids: np.ndarray) -> dict[str, Table]:

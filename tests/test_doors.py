@@ -17,7 +17,14 @@ from click.testing import CliRunner, Result
 
 from mlx_gpt import __main__, compare, download, evaluate, generate, ladder, stages, train
 
-DOORS = {"train": train, "generate": generate, "evaluate": evaluate, "compare": compare, "download": download, "ladder": ladder}
+DOORS = {
+    "train": train,
+    "generate": generate,
+    "evaluate": evaluate,
+    "compare": compare,
+    "download": download,
+    "ladder": ladder,
+}
 ROOT = Path(__file__).parents[1]
 
 
@@ -30,7 +37,18 @@ def run(story_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     for number in (1, 4, 11):
         steps = ("--steps", 10, "--warmup", 2) if number == 11 else ()
-        result = walk("train", "--stage", number, "--preset", "tiny", "--data", story_file, "--run", folder / str(number), *steps)
+        result = walk(
+            "train",
+            "--stage",
+            number,
+            "--preset",
+            "tiny",
+            "--data",
+            story_file,
+            "--run",
+            folder / str(number),
+            *steps,
+        )
         assert result.exit_code == 0, result.output
     return folder
 
@@ -52,10 +70,14 @@ def test_training_again_keeps_the_run_before(story_file: Path, tmp_path: Path) -
 
 
 def test_generate_begins_with_the_prompt_and_repeats_by_seed(run: Path) -> None:
-    one, two, other = (walk("generate", "--run", run / "4", "--prompt", "Once", "--seed", s, "--tokens", 30) for s in (1, 1, 2))
+    one, two, other = (
+        walk("generate", "--run", run / "4", "--prompt", "Once", "--seed", s, "--tokens", 30) for s in (1, 1, 2)
+    )
     assert one.output.startswith("Once") and one.output == two.output != other.output
     assert walk("generate", "--run", run / "11", "--samples", 2, "--tokens", 3).output.count("--- sample") == 2
-    assert walk("generate", "--run", run / "1", "--prompt", "-", "--tokens", 3, text="piped in").output.startswith("piped in")
+    assert walk("generate", "--run", run / "1", "--prompt", "-", "--tokens", 3, text="piped in").output.startswith(
+        "piped in"
+    )
 
 
 @pytest.mark.parametrize("prompt", ["", "\u2581 <s> <|endoftext|> \0 😀", "x" * 3000, "\n\n"])
@@ -70,7 +92,7 @@ def test_evaluate_prints_one_json_object(run: Path, story_file: Path) -> None:
     assert own["bits_per_byte"] == pytest.approx(logged["bits_per_byte"], rel=1e-6)
     whole = walk("evaluate", "--run", run / "4", "--json", "--data", story_file)
     raw = story_file.read_text().replace("\n<|endoftext|>\n", "")
-    assert json.loads(whole.stdout)["bytes"] == len(raw.encode()) - 0
+    assert json.loads(whole.stdout)["bytes"] == len(raw.removesuffix("\n").encode())
     assert "LEAK" in whole.stderr
 
 
@@ -89,8 +111,18 @@ def test_compare_prints_the_league_table(run: Path) -> None:
 
 
 def test_the_ladder_resumes_and_ends_in_the_table(story_file: Path, tmp_path: Path) -> None:
-    command = [sys.executable, ROOT / "scripts" / "train_all.py", "--preset", "tiny", "--stages", "1,2", "--runs", tmp_path / "l",
-               "--data", story_file]
+    command = [
+        sys.executable,
+        ROOT / "scripts" / "train_all.py",
+        "--preset",
+        "tiny",
+        "--stages",
+        "1,2",
+        "--runs",
+        tmp_path / "l",
+        "--data",
+        story_file,
+    ]
     first = subprocess.run(command, capture_output=True, text=True, check=True)
     again = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "bigram" in first.stdout and "finished already" not in first.stderr
@@ -118,7 +150,10 @@ def test_help_lists_the_settings_of_the_stage(number: int) -> None:
 
 def test_importing_the_package_is_light() -> None:
     code = "import sys, mlx_gpt; print('mlx.core' in sys.modules, 'numpy' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split() == ["False", "False"]
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split() == [
+        "False",
+        "False",
+    ]
 
 
 def readme_commands() -> list[list[str]]:
@@ -225,10 +260,17 @@ def traps(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "no_text").mkdir()
     (folder / "loop").symlink_to("loop")
     contents = {
-        "empty.txt": b"", "blank.txt": b" \n\n ", "one_byte.txt": b"x", "short.txt": b"a few words only\n" * 9,
-        "binary.bin": bytes(range(128)) * 9, "picture.txt": b"\x89PNG\r\n\x1a\n\xff\xfe", "latin1.txt": "café".encode("latin-1"),
-        "broken.jsonl": b'{"text": "fine"}\n{broken', "number.jsonl": b"5\n", "fake.txt.gz": b"no gzip here",
-        "cut.txt.gz": gzip.compress(os.urandom(999))[:-20],
+        "empty.txt": b"",
+        "blank.txt": b" \n\n ",
+        "one_byte.txt": b"x",
+        "short.txt": b"a few words only\n" * 9,
+        "binary.bin": bytes(range(128)) * 9,
+        "picture.txt": b"\x89PNG\r\n\x1a\n\xff\xfe",
+        "latin1.txt": "café".encode("latin-1"),
+        "broken.jsonl": b'{"text": "fine"}\n{broken',
+        "number.jsonl": b"5\n",
+        "fake.txt.gz": b"no gzip here",
+        "cut.txt.gz": gzip.compress(b"words " * 999)[:-10],
     }
     for name, content in contents.items():
         (folder / name).write_bytes(content)
@@ -241,7 +283,14 @@ def traps(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("door", "line", "said"), MISTAKES, ids=lambda part: str(part)[:60])
 def test_a_mistake_is_one_clear_line(
-    door: str, line: str, said: str, traps: Path, run: Path, story_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    door: str,
+    line: str,
+    said: str,
+    traps: Path,
+    run: Path,
+    story_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = sorted(path.name for path in run.rglob("*"))

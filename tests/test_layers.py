@@ -19,8 +19,15 @@ LEVELS = [
     {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
-INSIDE = {("recipe", "errors"), ("device", "errors"), ("tokenizer", "errors"), ("safetensors", "errors"),
-          ("stories", "errors"), ("door", "checkpoint"), ("ladder", "train")}  # within one level, this way only
+INSIDE = {
+    ("recipe", "errors"),
+    ("device", "errors"),
+    ("tokenizer", "errors"),
+    ("safetensors", "errors"),
+    ("stories", "errors"),
+    ("door", "checkpoint"),
+    ("ladder", "train"),
+}  # within one level, this way only
 
 
 def modules() -> list[Path]:

@@ -95,7 +95,9 @@ def test_learning_is_real_at_nanogpts_small_setting(tmp_path) -> None:  # type: 
     subprocess.run([*command, *setting.split()], check=True, env=compiled)
     told = subprocess.run(
         [sys.executable, "-m", "mlx_gpt.evaluate", "--run", run, "--json", "--data", str(folder / "val.txt")],
-        check=True, capture_output=True, text=True,
+        check=True,
+        capture_output=True,
+        text=True,
     )
     score = json.loads(told.stdout)
     assert score["bits_per_byte"] * math.log(2) < 1.88  # one byte a character in this text

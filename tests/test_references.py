@@ -81,7 +81,9 @@ def test_sinusoidal_positions_are_section_3_5() -> None:
 def test_the_simplified_gpt_is_gpt_2_and_loads_its_weights(tmp_path: Path) -> None:
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     torch.manual_seed(0)
-    config = transformers.GPT2Config(vocab_size=V, n_positions=32, n_embd=24, n_layer=3, n_head=4, bos_token_id=0, eos_token_id=0)
+    config = transformers.GPT2Config(
+        vocab_size=V, n_positions=32, n_embd=24, n_layer=3, n_head=4, bos_token_id=0, eos_token_id=0
+    )
     reference = transformers.GPT2LMHeadModel(config).eval()
     with torch.no_grad():
         for parameter in reference.parameters():
@@ -99,18 +101,43 @@ def test_the_advanced_gpt_is_qwen3(window: int) -> None:
     ours = s10_advanced_gpt.Config(context=32, width=24, layers=2, heads=4, kv_heads=2, inner=40, window=window)
     model = s10_advanced_gpt.AdvancedGPT(ours, V)
     config = transformers.Qwen3Config(
-        vocab_size=V, hidden_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=6,
-        intermediate_size=40, rms_norm_eps=1e-6, tie_word_embeddings=True, attention_bias=False,
-        max_position_embeddings=32, rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
-        use_sliding_window=bool(window), sliding_window=window or None,
+        vocab_size=V,
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=6,
+        intermediate_size=40,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=True,
+        attention_bias=False,
+        max_position_embeddings=32,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+        use_sliding_window=bool(window),
+        sliding_window=window or None,
         layer_types=["sliding_attention" if window else "full_attention", "full_attention"],
-        attn_implementation="eager", bos_token_id=0, eos_token_id=0,
+        attn_implementation="eager",
+        bos_token_id=0,
+        eos_token_id=0,
     )
     reference = transformers.Qwen3ForCausalLM(config).eval()
-    names = {"embed": "model.embed_tokens", "blocks": "model.layers", "norm": "model.norm", "attention_norm": "input_layernorm",
-             "inner_norm": "post_attention_layernorm", "gate": "mlp.gate_proj", "expand": "mlp.up_proj",
-             "contract": "mlp.down_proj", "attention": "self_attn", "query": "q_proj", "key": "k_proj",
-             "value": "v_proj", "output": "o_proj", "query_norm": "q_norm", "key_norm": "k_norm"}
+    names = {
+        "embed": "model.embed_tokens",
+        "blocks": "model.layers",
+        "norm": "model.norm",
+        "attention_norm": "input_layernorm",
+        "inner_norm": "post_attention_layernorm",
+        "gate": "mlp.gate_proj",
+        "expand": "mlp.up_proj",
+        "contract": "mlp.down_proj",
+        "attention": "self_attn",
+        "query": "q_proj",
+        "key": "k_proj",
+        "value": "v_proj",
+        "output": "o_proj",
+        "query_norm": "q_norm",
+        "key_norm": "k_norm",
+    }
     theirs = dict(reference.named_parameters())
     torch.manual_seed(1)
     with torch.no_grad():
@@ -128,7 +155,15 @@ def test_the_advanced_gpt_is_qwen3(window: int) -> None:
 @pytest.mark.parametrize("window", [0, 5])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 def test_stage_11_is_stage_10_on_the_same_weights(window: int, kv_heads: int) -> None:
-    told = {"context": 32, "width": 32, "layers": 3, "heads": 4, "kv_heads": kv_heads, "inner": 48, "window": window}
+    told = {
+        "context": 32,
+        "width": 32,
+        "layers": 3,
+        "heads": 4,
+        "kv_heads": kv_heads,
+        "inner": 48,
+        "window": window,
+    }
     plain = s10_advanced_gpt.AdvancedGPT(s10_advanced_gpt.Config(**told), V)
     fused = s11_m2_gpt.M2GPT(s11_m2_gpt.Config(**told), V)
     plain.restore({name: array + 0.1 * mx.random.normal(array.shape) for name, array in plain.arrays().items()})

@@ -52,7 +52,10 @@ def test_sampling_follows_the_distribution() -> None:
 
 def test_temperature_zero_takes_the_likeliest() -> None:
     logprobs = distributions()
-    assert np.array(choose(mx.array(logprobs), Taste(temperature=0), mx.random.key(0))).tolist() == logprobs.argmax(-1).tolist()
+    assert (
+        np.array(choose(mx.array(logprobs), Taste(temperature=0), mx.random.key(0))).tolist()
+        == logprobs.argmax(-1).tolist()
+    )
 
 
 @pytest.mark.parametrize("number", stages.numbers())

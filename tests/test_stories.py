@@ -70,13 +70,17 @@ class Tiny(Generic[V]):
 
 _PET = listed(map(plain, ("cat", "cats", "ox")), "word", "name", 1.0)
 _SOUND = keyed(
-    {pet: Table(tuple(map(plain, sounds)), Odds(weights)) for pet, sounds, weights in zip(
-        _PET.table(None).words,
-        (("purr", "hiss"), ("purr", "yell"), ("moo", "low")),
-        ((1, 3), (2, 5), (7, 1)),
-        strict=True,
-    )},
-    "selection", "copy",
+    {
+        pet: Table(tuple(map(plain, sounds)), Odds(weights))
+        for pet, sounds, weights in zip(
+            _PET.table(None).words,
+            (("purr", "hiss"), ("purr", "yell"), ("moo", "low")),
+            ((1, 3), (2, 5), (7, 1)),
+            strict=True,
+        )
+    },
+    "selection",
+    "copy",
 )
 TINY = Notation(
     {"pets": _PET, "sounds": _SOUND, "others": listed(map(plain, ("hen", "emu")), "word", "name")},

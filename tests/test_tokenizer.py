@@ -16,8 +16,31 @@ every_kind = pytest.mark.parametrize("kind", list(TOKENIZERS))
 @every_kind
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "  two  spaces  ", "a\nb\n\nc", "\n", "\ttab\t", "no end", "end\n", "\0", "a\0b", "\u2581", "a\u2581\u2581 b",
-     "\u2581\n", "émoji 😀👩‍👩‍👧", "\r\n", "<|endoftext|>", "<unk>", "<s></s>", "<0x41>", "日本語", "\ufeff", "\u200b", "x" * 5000],
+    [
+        "",
+        " ",
+        "  two  spaces  ",
+        "a\nb\n\nc",
+        "\n",
+        "\ttab\t",
+        "no end",
+        "end\n",
+        "\0",
+        "a\0b",
+        "\u2581",
+        "a\u2581\u2581 b",
+        "\u2581\n",
+        "émoji 😀👩‍👩‍👧",
+        "\r\n",
+        "<|endoftext|>",
+        "<unk>",
+        "<s></s>",
+        "<0x41>",
+        "日本語",
+        "\ufeff",
+        "\u200b",
+        "x" * 5000,
+    ],
 )
 def test_text_comes_back_as_it_was(kind: str, text: str) -> None:
     tokenizer = TOKENIZERS[kind]

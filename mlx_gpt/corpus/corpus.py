@@ -274,7 +274,7 @@ def _read(folder: Path, name: str, tokenizer: Tokenizer) -> Text:
 def _open(folder: Path, source: Source, key: str) -> Corpus:
     try:
         tokenizer = Tokenizer(source.tokenizer, (folder / "tokenizer.model").read_bytes())
-        texts = [_read(folder, split, tokenizer) for split in SPLITS]
-        return Corpus(source, key, tokenizer, *texts, seen=np.load(folder / "seen.npy"))
+        train, valid, test = (_read(folder, split, tokenizer) for split in SPLITS)
+        return Corpus(source, key, tokenizer, train, valid, test, np.load(folder / "seen.npy"))
     except (ValueError, EOFError) as error:
         raise DataError(f"{folder}: a damaged cache ({error}); delete this folder and run again") from error

@@ -49,9 +49,7 @@ def count(ids: np.ndarray, order: int, vocab_size: int, eot: int) -> list[Order]
         if k > 2:
             valid[1:] &= stream[:-1] != eot
         keys = before[valid] * vocab_size + stream[valid]
-        distinct, first, inverse, counts = np.unique(
-            keys, return_index=True, return_inverse=True, return_counts=True
-        )
+        distinct, first, inverse, counts = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
         suffixes = rows[valid][first]
         rows = np.full(len(stream), -1, np.int64)
         rows[valid] = inverse

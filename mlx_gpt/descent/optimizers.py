@@ -14,7 +14,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024: quintic with a 
 OUTSIDE = ("embed", "head", "position")  # matrices with a row for each token or place: AdamW's, never Muon's
 
 
-class Muon(optim.Optimizer):  # type: ignore[misc]
+class Muon(optim.Optimizer):
     """Momentum orthogonalised by Newton-Schulz, with decoupled weight decay.
 
     Jordan et al. 2024 (Muon, with Nesterov momentum); Liu et al. 2025 (Moonlight): steps scaled by

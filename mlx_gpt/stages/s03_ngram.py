@@ -27,7 +27,9 @@ class Config(Settings):
     """What an n-gram model is."""
 
     order: int = setting(4, "tokens in an n-gram, the predicted one included", low=1, high=10)
-    buckets: int = setting(5, "classes of contexts by how often they were seen, each with its own weight", low=1, high=9)
+    buckets: int = setting(
+        5, "classes of contexts by how often they were seen, each with its own weight", low=1, high=9
+    )
 
 
 class NGram(Counted):

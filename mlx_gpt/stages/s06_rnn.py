@@ -77,7 +77,13 @@ STAGE = Stage(
         "large": Preset(
             Config(width=1_024),
             Descent(
-                steps=60_000, batch_size=128, length=64, learning_rate=5e-4, warmup=500, running=True, evaluate_every=2_000
+                steps=60_000,
+                batch_size=128,
+                length=64,
+                learning_rate=5e-4,
+                warmup=500,
+                running=True,
+                evaluate_every=2_000,
             ),
         ),
     },

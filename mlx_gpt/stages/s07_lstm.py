@@ -104,7 +104,13 @@ STAGE = Stage(
         "large": Preset(
             Config(width=1_024, layers=3, dropout=0.2),
             Descent(
-                steps=30_000, batch_size=128, length=64, learning_rate=1e-3, warmup=500, running=True, evaluate_every=1_000
+                steps=30_000,
+                batch_size=128,
+                length=64,
+                learning_rate=1e-3,
+                warmup=500,
+                running=True,
+                evaluate_every=1_000,
             ),
         ),
     },

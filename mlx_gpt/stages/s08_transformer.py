@@ -70,7 +70,10 @@ class Block(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.attention, self.attention_norm = Attention(config), nn.LayerNorm(config.width)
-        self.expand, self.contract = nn.Linear(config.width, config.inner), nn.Linear(config.inner, config.width)
+        self.expand, self.contract = (
+            nn.Linear(config.width, config.inner),
+            nn.Linear(config.inner, config.width),
+        )
         self.inner_norm = nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -84,6 +87,7 @@ class Transformer(Neural):
 
     def __init__(self, config: Config, vocab_size: int) -> None:
         super().__init__()
+        self.config = config
         self.vocab_size, self.context, self.width = vocab_size, config.context, config.width
         self.embed = nn.Embedding(vocab_size, config.width)
         self.blocks = [Block(config) for _ in range(config.layers)]
@@ -91,7 +95,7 @@ class Transformer(Neural):
         self._positions = positions(config.context, config.width)  # underscore: computed, not learned
 
     def memory(self, batch: int = 1) -> Memory:
-        return Transcript(batch, self.context)
+        return Transcript(batch, self.config.context)
 
     def hidden(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         """(B, T) -> (B, T, D); with a memory the whole window is computed anew."""

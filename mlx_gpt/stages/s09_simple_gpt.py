@@ -17,6 +17,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -88,7 +89,12 @@ class GPT(Neural):
         for table in (self.embed, self.position):
             table.weight = mx.random.normal(table.weight.shape, scale=0.02)
         for block in self.blocks:
-            linears = ((block.qkv, 0.02), (block.expand, 0.02), (block.output, added), (block.contract, added))
+            linears = (
+                (block.qkv, 0.02),
+                (block.expand, 0.02),
+                (block.output, added),
+                (block.contract, added),
+            )
             for linear, scale in linears:
                 linear.weight = mx.random.normal(linear.weight.shape, scale=scale)
                 linear.bias = mx.zeros_like(linear.bias)
@@ -120,10 +126,8 @@ def load_gpt2(folder: Path) -> GPT:
     """
     try:
         told = json.loads((folder / "config.json").read_text())
-        config = Config(
-            context=told["n_positions"], width=told["n_embd"], layers=told["n_layer"], heads=told["n_head"]
-        )
-        found = mx.load(str(folder / "model.safetensors"))
+        config = Config(context=told["n_positions"], width=told["n_embd"], layers=told["n_layer"], heads=told["n_head"])
+        found = cast("dict[str, mx.array]", mx.load(str(folder / "model.safetensors")))
         model = GPT(config, told["vocab_size"])
         theirs = {name.removeprefix("transformer."): array for name, array in found.items()}
         model.restore({ours: _from_openai(theirs, ours) for ours in model.arrays()})

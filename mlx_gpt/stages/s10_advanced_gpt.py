@@ -77,7 +77,12 @@ class Attention(nn.Module):
 
     def __init__(self, config: Config, window: int) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.base, self.window = config.heads, config.kv_heads, config.rope_base, window
+        self.heads, self.kv_heads, self.base, self.window = (
+            config.heads,
+            config.kv_heads,
+            config.rope_base,
+            window,
+        )
         width = head_width(config)
         self.query = nn.Linear(config.width, config.width, bias=False)
         self.key = nn.Linear(config.width, self.kv_heads * width, bias=False)

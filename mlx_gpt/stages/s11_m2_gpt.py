@@ -56,7 +56,12 @@ class Attention(nn.Module):
 
     def __init__(self, config: Config, window: int) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.base, self.window = config.heads, config.kv_heads, config.rope_base, window
+        self.heads, self.kv_heads, self.base, self.window = (
+            config.heads,
+            config.kv_heads,
+            config.rope_base,
+            window,
+        )
         width = head_width(config)
         self.scale = width**-0.5
         self.query = nn.Linear(config.width, config.width, bias=False)
@@ -95,7 +100,10 @@ class Block(nn.Module):
         super().__init__()
         dense = (layer + 1) % config.dense_every == 0
         self.attention = Attention(config, 0 if dense else config.window)
-        self.attention_norm, self.inner_norm = nn.RMSNorm(config.width, eps=1e-6), nn.RMSNorm(config.width, eps=1e-6)
+        self.attention_norm, self.inner_norm = (
+            nn.RMSNorm(config.width, eps=1e-6),
+            nn.RMSNorm(config.width, eps=1e-6),
+        )
         self.gate = nn.Linear(config.width, config.inner, bias=False)
         self.expand = nn.Linear(config.width, config.inner, bias=False)
         self.contract = nn.Linear(config.inner, config.width, bias=False)

@@ -240,8 +240,10 @@ def _people(girls: Sequence[str], boys: Sequence[str]) -> Lexicon:
 def _things(nouns: str, label: str) -> Lexicon:
     names = nouns.split()
     likely = affine(len(names), 0.3, label)
-    tables = {colour: Table(tuple(owned(colour.forms[""], noun) for noun in names), likely(colour.forms[""]))
-              for colour in COLOUR.table(None).words}
+    tables = {
+        colour: Table(tuple(owned(colour.forms[""], noun) for noun in names), likely(colour.forms[""]))
+        for colour in COLOUR.table(None).words
+    }
     return keyed(tables, "selection", "belongs")
 
 
@@ -277,8 +279,15 @@ for _first, _nouns, _animals, _folk in zip(*(_LINES[start::4] for start in range
     CREATURE_GROUPS[_theme] = []
     for _name in _animals.split():
         for _many in (False, True):
-            _animal = Word({"": with_s(_name) if _many else _name, "was": "were" if _many else "was",
-                            "is": "are" if _many else "is", "had": "had", "has": "have" if _many else "has"})
+            _animal = Word(
+                {
+                    "": with_s(_name) if _many else _name,
+                    "was": "were" if _many else "was",
+                    "is": "are" if _many else "is",
+                    "had": "had",
+                    "has": "have" if _many else "has",
+                }
+            )
             CREATURES[_animal] = (_name, _many)
             CREATURE_GROUPS[_theme].append(_animal)
 
@@ -340,9 +349,22 @@ _MOVE, _MANNER = _moves()
 _QUALITY, _TREASURE = _treasures()
 _DEED = _deeds()
 PLAIN = {
-    "traits": TRAITS, "kinds": KINDS, "pets": PETS, "petkinds": PET_KINDS, "looks": LOOKS, "tastes": TASTES,
-    "moods": MOODS, "foods": FOODS, "fruits": FRUITS, "numbers": NUMBERS, "secrets": SECRETS,
-    "seasons": SEASONS, "hours": HOURS, "weathers": WEATHERS, "sounds": SOUNDS, "hobbies": HOBBIES,
+    "traits": TRAITS,
+    "kinds": KINDS,
+    "pets": PETS,
+    "petkinds": PET_KINDS,
+    "looks": LOOKS,
+    "tastes": TASTES,
+    "moods": MOODS,
+    "foods": FOODS,
+    "fruits": FRUITS,
+    "numbers": NUMBERS,
+    "secrets": SECRETS,
+    "seasons": SEASONS,
+    "hours": HOURS,
+    "weathers": WEATHERS,
+    "sounds": SOUNDS,
+    "hobbies": HOBBIES,
     "games": GAMES,
 }
 LEXICONS: dict[str, Lexicon] = {

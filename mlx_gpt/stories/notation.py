@@ -191,8 +191,10 @@ def beginnings(sentence: Sentence, length: int) -> frozenset[str]:
 
 
 TOKENS = re.compile(r"\{[^}]*\}|\[[^\]]*\]|[()|]|[^{}\[\]()|]+")
-SLOT = re.compile(r"\{(?:(?P<bind>\w+=|\+)(?P<lexicon>\w+)|(?P<name>\w+))"
-                  r"(?:\.(?P<form>\w+))?(?:/(?P<given>\w+))?(?::(?P<tag>\w+))?\}")
+SLOT = re.compile(
+    r"\{(?:(?P<bind>\w+=|\+)(?P<lexicon>\w+)|(?P<name>\w+))"
+    r"(?:\.(?P<form>\w+))?(?:/(?P<given>\w+))?(?::(?P<tag>\w+))?\}"
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,16 +38,37 @@ _ANYTHING = ("toys", "gears", "tools")
 NOTATION = Notation(
     LEXICONS,
     {
-        "hero": ("heroes",), "friend": ("friends",), "third": ("thirds",), "who": _ANYBODY, "other": _ANYBODY,
-        "toy": ("toys",), "gear": ("gears",), "tool": ("tools",), "thing": _ANYTHING,
-        "theme": ("themes",), "home": ("spots",), "helper": ("helpers",), "k1": ("numbers",),
+        "hero": ("heroes",),
+        "friend": ("friends",),
+        "third": ("thirds",),
+        "who": _ANYBODY,
+        "other": _ANYBODY,
+        "toy": ("toys",),
+        "gear": ("gears",),
+        "tool": ("tools",),
+        "thing": _ANYTHING,
+        "theme": ("themes",),
+        "home": ("spots",),
+        "helper": ("helpers",),
+        "k1": ("numbers",),
         "k2": ("fruits",),
-        "secret": ("secrets",), "goal": ("things",), "s1": ("syllables",), "s2": ("syllables",),
-        "s3": ("syllables",), "quality": ("qualities",), "treasure": ("treasures",), "animal": ("creatures",),
-        "keeper": _ANYBODY, "keeper0": _ANYBODY, "keeper1": _ANYBODY, "keeper2": _ANYBODY,
+        "secret": ("secrets",),
+        "goal": ("things",),
+        "s1": ("syllables",),
+        "s2": ("syllables",),
+        "s3": ("syllables",),
+        "quality": ("qualities",),
+        "treasure": ("treasures",),
+        "animal": ("creatures",),
+        "keeper": _ANYBODY,
+        "keeper0": _ANYBODY,
+        "keeper1": _ANYBODY,
+        "keeper2": _ANYBODY,
     },
-    {**dict.fromkeys(("she", "She", "her", "Her", "obj"), "pronoun"),
-     **dict.fromkeys(("was", "is", "had", "has"), "agreement")},
+    {
+        **dict.fromkeys(("she", "She", "her", "Her", "obj"), "pronoun"),
+        **dict.fromkeys(("was", "is", "had", "has"), "agreement"),
+    },
 )
 
 OPENINGS = (
@@ -58,13 +79,15 @@ OPENINGS = (
 _PLAYED = "([played|plays]|[lived|lives]|[sat|sits]|[waited|waits]|[dreamed|dreams]|[worked|works])"
 _NEAR = "(near|beside|behind|below|above)"
 SETTINGS = (
-    " {theme=themes}, {+traits.a} {+kinds} (called|named) {hero=heroes} " + _PLAYED + " " + _NEAR
+    " {theme=themes}, {+traits.a} {+kinds} (called|named) {hero=heroes} "
+    + _PLAYED
+    + " "
+    + _NEAR
     + " the {+looks} {home=spots/theme}.",
     " {theme=themes}, there [was|is] {+looks.a} {home=spots/theme}. {hero=heroes}, {+traits.a} {+kinds}, "
     + _PLAYED
     + " there( with {+pets} the {+traits} {+petkinds}| all {+seasons}| and [liked|likes] {+hobbies}).",
-    " {theme=themes}, {hero=heroes} [was|is] {+ways} {+hobbies} " + _NEAR + " the {+looks} "
-    "{home=spots/theme}.",
+    " {theme=themes}, {hero=heroes} [was|is] {+ways} {+hobbies} " + _NEAR + " the {+looks} {home=spots/theme}.",
 )
 CIRCLES = (
     " {hero.Her} (best|dearest|only|oldest|new) friend [was|is] {+traits} {friend=friends}.",
@@ -73,7 +96,10 @@ CIRCLES = (
 )
 _HAS = "([had|has]|[carried|carries]|[owned|owns]|[loved|loves]|[brought|brings]|[wanted|wants] to show)"
 BELONGINGS = (
-    " {hero} " + _HAS + " {hue=colours.a} {toy=toys/hue}(, and|, while|, but) {friend} " + _HAS
+    " {hero} "
+    + _HAS
+    + " {hue=colours.a} {toy=toys/hue}(, and|, while|, but) {friend} "
+    + _HAS
     + " {shade=colours.a} {gear=gears/shade}.",
     '\n"Look, {hue=colours.a} {toy=toys/hue}!" {hero} [said|says] {+ways}. "(But|And|Well,) I have '
     '{shade=colours.a} {gear=gears/shade}," {friend} ([said|says]|[answered|answers]|[replied|replies]).',
@@ -94,17 +120,17 @@ class Aim:
 AIMS = (
     Aim(
         '\n"I will bring {helper=helpers/theme} {k1=numbers} {k2=fruits}," {hero} '
-        '([said|says]|[promised|promises]) '
+        "([said|says]|[promised|promises]) "
         "{+ways}.",
         "( {hero.Her} promise [was|is] not forgotten: {k1} {k2} for {helper}."
         "| But what about the promise? {k1.cap} {k2}!)",
         ', {hero} [kept|keeps] {hero.her} promise {+ways}. "I will bring {helper} {k1} {k2}," {hero.she} '
-        '[had|has] '
+        "[had|has] "
         "said, and (now|so|sure enough) {helper} [made|makes] {+tastes} {+foods} for {+pets}.",
     ),
     Aim(
         '\n"The secret word is {secret=secrets}," {helper=helpers/theme} ([told|tells]|[taught|teaches]) '
-        '{hero} '
+        "{hero} "
         "{+ways}.",
         " (The secret word [was|is] still {secret}.|Nobody else [knew|knows] about {secret}.)",
         ", {hero} [said|says] {hero.her} word, {secret}, and (the door|a gate|the box|a wall) "
@@ -113,9 +139,9 @@ AIMS = (
     ),
     Aim(
         '\n{hero} [made|makes] up {+looks.a} (song|tune|rhyme): "{s1=syllables.cap} {s2=syllables} '
-        '{s3=syllables}, '
+        "{s3=syllables}, "
         '{s1} {s2} {s3}!"',
-        "( Somebody| {hero}| The wind) [sang|sings] {+ways}: \"{s1.cap} {s2} {s3}!\"",
+        '( Somebody| {hero}| The wind) [sang|sings] {+ways}: "{s1.cap} {s2} {s3}!"',
         ', they all [sang|sing] {+ways}: "{s1.cap} {s2} {s3}, {s1} {s2} {s3}!" '
         "(Even the {+traits} {animal=creatures/theme} {animal.was} {+moods}|It [sounded|sounds] like "
         "{+looks.a} "
@@ -123,7 +149,7 @@ AIMS = (
     ),
     Aim(
         '\n"I wish I had {quality=qualities.a} {treasure=treasures/quality}," {hero} '
-        '([said|says]|[sighed|sighs]) '
+        "([said|says]|[sighed|sighs]) "
         "{+ways}.",
         "( If only there [were|was] {quality.a} {treasure}!| {hero.She} still [dreamed|dreams] {+ways} of "
         "{quality.a} "
@@ -161,10 +187,7 @@ GIVEN = (
     "(, who [thanked|thanks] {who.obj} {+ways}|, and {other.she} [felt|feels] {+moods}"
     "| to try {+hobbies} {+ways}| to cheer up {+pets} the {+petkinds})."
 )
-KEEP = (
-    " ([played|plays] with|[held|holds] up|[looked|looks] after|[cleaned|cleans]|[dropped|drops])"
-    " {who.her} "
-)
+KEEP = " ([played|plays] with|[held|holds] up|[looked|looks] after|[cleaned|cleans]|[dropped|drops]) {who.her} "
 KEPT = (
     " (near|under|beside|inside|behind) the {+looks} {+things/theme}"
     "( and [felt|feels] {+moods}| before {+hobbies} {+ways}| for {+pets} the {+petkinds})."

@@ -73,7 +73,7 @@ class Spelling:
     def __post_init__(self) -> None:
         ordered = sorted(self.texts)
         for text, other in pairwise(ordered):
-            apart = not other.startswith(text) or other[len(text):][:1].isalpha()
+            apart = not other.startswith(text) or other[len(text) :][:1].isalpha()
             assert apart, f"{text!r} and {other!r} cannot be told apart"
 
     @cached_property
