@@ -89,7 +89,8 @@ def main(runs: Path, data: tuple[str, ...], as_json: bool) -> None:
 
 def league_table(rows: list[dict[str, Any]], lines: dict[str, float]) -> list[str]:
     """The table as lines of text: references first, then the stages in order, * marking an unfinished run."""
-    head = f"{'stage':<22}{'bits/byte':>10}{'parameters':>12}{'trained in':>12}{'tokens/s':>10}{'memory':>9}{'scores/s':>11}"
+    columns = {"bits/byte": 10, "parameters": 12, "trained in": 12, "tokens/s": 10, "memory": 9, "scores/s": 11}
+    head = f"{'stage':<22}" + "".join(f"{name:>{width}}" for name, width in columns.items())
     table = [head, "-" * len(head)]
     for name, bits in sorted(lines.items(), key=lambda line: -line[1]):
         if name != "exact entropy":

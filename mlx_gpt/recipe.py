@@ -93,6 +93,12 @@ class Descent(Recipe):
     running: bool = setting(
         False, "read the text in order and pass the memory from step to step (truncated back-propagation)"
     )
+    afresh: int = setting(
+        0,
+        "with --running: every so many steps a track begins with an empty memory; 0 means never",
+        low=0,
+        high=1_000_000,
+    )
     compiled: bool = setting(False, "compile the whole step into one graph")
     loss_chunk: int = setting(
         0, "positions whose logits exist at one time in the loss; 0 means all", low=0, high=1_048_576

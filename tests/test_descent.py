@@ -11,6 +11,7 @@ import pytest
 from mlx_gpt import stages
 from mlx_gpt.corpus import Corpus
 from mlx_gpt.descent.cross_entropy import chunked_cross_entropy, cross_entropy
+from mlx_gpt.descent.loop import emptied
 from mlx_gpt.descent.optimizers import Muon, learning_rate, optimizer, orthogonalised
 from mlx_gpt.errors import SettingError, TrainingError
 from mlx_gpt.recipe import Descent
@@ -106,6 +107,20 @@ def test_compiled_and_plain_steps_lose_the_same(number: int, corpus: Corpus) -> 
             mx.disable_compile()
         losses.append([*report.losses, *report.bits])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_rows_of_the_memory_are_emptied_by_turns() -> None:
+    carried, empty = [mx.ones((4, 3)), mx.ones((4, 2, 2))], [mx.zeros((4, 3)), mx.zeros((4, 2, 2))]
+    for step, row in ((0, 0), (1, 3), (2, 2), (3, 1), (4, 0)):
+        for array in emptied(carried, empty, step, every=4):
+            assert [array[r].sum().item() == 0 for r in range(4)] == [r == row for r in range(4)]
+    assert emptied(carried, empty, 0, every=0) is carried
+
+
+def test_an_lstm_that_reads_on_and_on_can_still_begin(trained, corpus: Corpus) -> None:
+    """The first tokens of a document, scored from an empty memory, cost no more than guessing by frequency."""
+    ids = mx.array(np.stack([corpus.test.document(n)[:12] for n in range(len(corpus.test))]).astype(np.int32))
+    assert trained(7).score(ids).mean().item() > trained(1).score(ids).mean().item()
 
 
 def test_the_best_weights_on_the_validation_text_are_kept(corpus: Corpus) -> None:

@@ -49,13 +49,15 @@ def descend(model: Neural, corpus: Corpus, recipe: Descent, report: Report) -> N
     optimiser.init(model.trainable_parameters())
     mx.eval(model.parameters(), optimiser.state)
     take_step = _step(model, optimiser, recipe)
-    carried = model.memory(recipe.batch_size).arrays if recipe.running else []
+    empty = model.memory(recipe.batch_size).arrays if recipe.running else []
+    carried = empty
     best, best_weights = math.inf, model.parameters()
     started = time.perf_counter()
     model.train()
     for step in range(recipe.steps):
         rate = learning_rate(recipe, step)
         optimiser.learning_rate = rate
+        carried = emptied(carried, empty, step, recipe.afresh)
         loss, carried = take_step(mx.array(batches.at(step)), carried)
         mx.async_eval(loss, carried, model.state, optimiser.state)  # type: ignore[no-untyped-call]
         done = step + 1
@@ -78,6 +80,20 @@ def descend(model: Neural, corpus: Corpus, recipe: Descent, report: Report) -> N
             model.train()
     model.update(best_weights)
     model.eval()
+
+
+def emptied(carried: list[mx.array], empty: list[mx.array], step: int, every: int) -> list[mx.array]:
+    """Memories (B, ...) of which each row is emptied at every `every`-th step, the rows by turns.
+
+    Without it a network that always carries its memory on never learns to begin, and texts are scored from
+    an empty memory.
+    """
+    if not every or not carried:
+        return carried
+    turn = mx.array((np.arange(len(carried[0])) + step) % every == 0)
+    return [
+        mx.where(turn.reshape(-1, *[1] * (held.ndim - 1)), new, held) for held, new in zip(carried, empty, strict=True)
+    ]
 
 
 def sequence_length(model: Neural, recipe: Descent) -> int:

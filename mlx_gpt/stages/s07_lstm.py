@@ -91,15 +91,21 @@ class LSTM(Neural):
 STAGE = Stage(
     model=LSTM,
     config=Config(),
-    recipe=Descent(steps=500, batch_size=32, length=64, learning_rate=3e-3, running=True, evaluate_every=100),
+    recipe=Descent(
+        steps=500, batch_size=32, length=64, learning_rate=2e-3, running=True, afresh=16, evaluate_every=100
+    ),
     tiny=Preset(
         Config(width=48, layers=1),
-        Descent(steps=80, batch_size=16, length=24, learning_rate=1e-2, warmup=5, running=True, evaluate_every=40),
+        Descent(
+            steps=80, batch_size=16, length=24, learning_rate=1e-2, warmup=5, running=True, afresh=16, evaluate_every=40
+        ),
     ),
     presets={
         "base": Preset(
             Config(width=512, dropout=0.1),
-            Descent(steps=1_500, batch_size=64, length=64, learning_rate=2e-3, running=True, evaluate_every=150),
+            Descent(
+                steps=1_500, batch_size=64, length=64, learning_rate=2e-3, running=True, afresh=16, evaluate_every=150
+            ),
         ),
         "large": Preset(
             Config(width=1_024, layers=3, dropout=0.2),
@@ -110,6 +116,7 @@ STAGE = Stage(
                 learning_rate=1e-3,
                 warmup=500,
                 running=True,
+                afresh=16,
                 evaluate_every=1_000,
             ),
         ),
