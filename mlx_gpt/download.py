@@ -90,137 +90,55 @@ def unzip_enwik8(archive: Path, into: Path, source: Source) -> None:
         start = end
 
 
-def strip_gutenberg(page: Path, into: Path, source: Source) -> None:
+def strip(page: Path, into: Path, source: Source) -> None:
     """Write a book without Project Gutenberg's header and footer, lines ending in a newline only."""
     whole = page.read_bytes().decode("utf-8-sig", errors="replace").replace("\r\n", "\n")
     start = START.search(whole)
     end = END.search(whole, start.end()) if start else None
     if start is None or end is None:
         raise DataError(f"{page}: not a Project Gutenberg text (its START or END line is missing)")
-    text = whole[start.end() : end.start()].strip() + "\n"
-    (into / source.texts[0]).write_bytes(text.encode("utf-8"))
+    (into / source.texts[0]).write_bytes(whole[start.end() : end.start()].strip().encode() + b"\n")
 
 
+# fmt: off
 GITHUB = "https://raw.githubusercontent.com/karpathy"
-BOOK = "https://www.gutenberg.org/cache/epub"
 HUB = "https://huggingface.co/datasets"
 TINY = f"{HUB}/roneneldan/TinyStories/resolve/f54c09fd23315a6f9c86f9dc80f725de7d8f9c64/TinyStoriesV2-GPT4"
 WIKI = ("wiki.train.txt", "wiki.valid.txt", "wiki.test.txt")
-WIKIPEDIA = "CC BY-SA 3.0, GFDL"  # the licences
+WIKIPEDIA = "CC BY-SA 3.0, GFDL"  # its licences
 BOOKS = {
-    11: "alice-in-wonderland",
-    36: "war-of-the-worlds",
-    84: "frankenstein",
-    98: "tale-of-two-cities",
-    120: "treasure-island",
-    174: "picture-of-dorian-gray",
-    345: "dracula",
-    1342: "pride-and-prejudice",
-    1661: "adventures-of-sherlock-holmes",
-    2701: "moby-dick",
+    11: "alice-in-wonderland", 36: "war-of-the-worlds", 84: "frankenstein", 98: "tale-of-two-cities",
+    120: "treasure-island", 174: "dorian-gray", 345: "dracula", 1342: "pride-and-prejudice",
+    1661: "sherlock-holmes", 2701: "moby-dick",
 }
 OFFERS = (
-    Offer(
-        "tinyshakespeare",
-        "plays of Shakespeare",
-        "public domain",
-        (
-            Source(
-                f"{GITHUB}/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare/input.txt",
-                ("input.txt",),
-                1_115_394,
-                "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
-            ),
-        ),
-    ),
-    Offer(
-        "names",
-        "32,033 first names, one a line",
-        "MIT",
-        (
-            Source(
-                f"{GITHUB}/makemore/988aa59e4d8fefa526d06f3b453ad116258398d4/names.txt",
-                ("names.txt",),
-                228_145,
-                "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d",
-            ),
-        ),
-    ),
-    Offer(
-        "tinystories",
-        "short stories in simple words, by GPT-4",
-        "CDLA-Sharing-1.0",
-        (
-            Source(
-                f"{TINY}-train.txt",
-                ("TinyStoriesV2-GPT4-train.txt",),
-                2_227_753_162,
-                "6418d412de72888f52b5142c761ac21a582f7d1166f0bfbdb5f03ccfdec90443",
-            ),
-            Source(
-                f"{TINY}-valid.txt",
-                ("TinyStoriesV2-GPT4-valid.txt",),
-                22_502_601,
-                "6874bae9a4c1a4e7edcf0e53b86c17817e9cf881fc75ff2368da457b80c0585d",
-            ),
-        ),
-    ),
-    Offer(
-        "wikitext-2",
-        "good articles of Wikipedia, raw",
-        WIKIPEDIA,
-        (
-            Source(
-                f"{HUB}/ggml-org/ci/resolve/927b3642933080f1b0e811e2f916e14c292992f9/wikitext-2-raw-v1.zip",
-                WIKI,
-                4_721_645,
-                "ef7edb566e3e2b2d31b29c1fdb0c89a4cc683597484c3dc2517919c615435a11",
-                unzip,
-                2**24,
-            ),
-        ),
-    ),
-    Offer(
-        "wikitext-103",
-        "more good articles of Wikipedia, raw",
-        WIKIPEDIA,
-        (
-            Source(
-                f"{HUB}/mattdangerw/wikitext-103-raw/resolve/3555105b17ae31cc619a136fac72dbe2865c3738/"
-                "wikitext-103-raw-v1.zip",
-                WIKI,
-                191_984_949,
-                "91c00ae287f0d699e18605c84afc9e45c192bc6b7797ff8837e5474655a33794",
-                unzip,
-                2**30,
-            ),
-        ),
-    ),
-    Offer(
-        "enwik8",
-        "Wikipedia's XML, the Hutter Prize's text",
-        WIKIPEDIA,
-        (
-            Source(
-                "https://mattmahoney.net/dc/enwik8.zip",
-                ("enwik8.train.txt", "enwik8.valid.txt", "enwik8.test.txt"),
-                36_445_475,
-                "547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc",
-                unzip_enwik8,
-                10**8,
-            ),
-        ),
-    ),
-    Offer(
-        "gutenberg",
-        "ten well-known English novels",
-        "public domain in the USA",
-        tuple(
-            Source(f"{BOOK}/{id}/pg{id}.txt", (f"{book}.txt",), unpack=strip_gutenberg) for id, book in BOOKS.items()
-        ),
-        pause=2.0,
-    ),
+    Offer("tinyshakespeare", "plays of Shakespeare", "public domain", (
+        Source(f"{GITHUB}/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare/input.txt",
+               ("input.txt",), 1_115_394, "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"),)),
+    Offer("names", "32,033 first names, one a line", "MIT", (
+        Source(f"{GITHUB}/makemore/988aa59e4d8fefa526d06f3b453ad116258398d4/names.txt",
+               ("names.txt",), 228_145, "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"),)),
+    Offer("tinystories", "short stories in simple words, by GPT-4", "CDLA-Sharing-1.0", (
+        Source(f"{TINY}-train.txt", ("TinyStoriesV2-GPT4-train.txt",), 2_227_753_162,
+               "6418d412de72888f52b5142c761ac21a582f7d1166f0bfbdb5f03ccfdec90443"),
+        Source(f"{TINY}-valid.txt", ("TinyStoriesV2-GPT4-valid.txt",), 22_502_601,
+               "6874bae9a4c1a4e7edcf0e53b86c17817e9cf881fc75ff2368da457b80c0585d"))),
+    Offer("wikitext-2", "good articles of Wikipedia, raw", WIKIPEDIA, (
+        Source(f"{HUB}/ggml-org/ci/resolve/927b3642933080f1b0e811e2f916e14c292992f9/wikitext-2-raw-v1.zip", WIKI,
+               4_721_645, "ef7edb566e3e2b2d31b29c1fdb0c89a4cc683597484c3dc2517919c615435a11", unzip, 2**24),)),
+    Offer("wikitext-103", "more good articles of Wikipedia, raw", WIKIPEDIA, (
+        Source(f"{HUB}/mattdangerw/wikitext-103-raw/resolve/3555105b17ae31cc619a136fac72dbe2865c3738/"
+               "wikitext-103-raw-v1.zip", WIKI, 191_984_949,
+               "91c00ae287f0d699e18605c84afc9e45c192bc6b7797ff8837e5474655a33794", unzip, 2**30),)),
+    Offer("enwik8", "Wikipedia's XML, the Hutter Prize's text", WIKIPEDIA, (
+        Source("https://mattmahoney.net/dc/enwik8.zip",
+               ("enwik8.train.txt", "enwik8.valid.txt", "enwik8.test.txt"), 36_445_475,
+               "547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc", unzip_enwik8, 10**8),)),
+    Offer("gutenberg", "ten well-known English novels", "public domain in the USA", tuple(
+        Source(f"https://www.gutenberg.org/cache/epub/{id}/pg{id}.txt", (f"{book}.txt",), unpack=strip)
+        for id, book in BOOKS.items()), pause=2.0),
 )
+# fmt: on
 
 
 def digest(path: Path) -> str:
@@ -258,8 +176,7 @@ def open_url(name: str, url: str, have: int) -> http.client.HTTPResponse:
         raise DataError(f"{name}: {url} answers {error.code} {error.reason}; {INSTEAD}") from error
     except (OSError, http.client.HTTPException) as error:
         if isinstance(getattr(error, "reason", None), ssl.SSLCertVerificationError):
-            remedy = "a Python from python.org needs its Install Certificates.command run"
-            raise DataError(f"{name}: the certificate of {url} cannot be checked; {remedy}") from error
+            raise DataError(f"{name}: Python has no certificates; run its Install Certificates.command") from error
         raise DataError(f"{name}: cannot be reached (no network?); {INSTEAD}") from error
 
 
@@ -295,13 +212,11 @@ def download(name: str, source: Source, part: Path) -> None:
                 if done > (source.size or LARGEST):
                     raise DataError(f"{name}: {source.url} sends more than {source.size or LARGEST:,} bytes")
                 file.write(block)
-                now = time.monotonic()
-                if terminal and now - shown > 0.2:
-                    line = progress(part.stem, done, total, (done - have) / (now - started + 1e-9))
+                if terminal and time.monotonic() - shown > 0.2:
+                    shown = time.monotonic()
+                    line = progress(part.stem, done, total, (done - have) / (shown - started + 1e-9))
                     click.echo(f"\r{line}\x1b[K", nl=False, err=True)
-                    shown = now
-    if terminal:
-        click.echo("\r\x1b[K", nl=False, err=True)
+    click.echo("\r\x1b[K" if terminal else "", nl=False, err=True)
     if done < total:
         raise DataError(f"{name}: broke off after {done:,} of {total:,} bytes; the same command tries again")
 
@@ -321,8 +236,7 @@ def place(name: str, source: Source, part: Path, folder: Path) -> None:
                 raise DataError(f"{final}: not as noted in {final}.sha256; delete that note to accept it")
             with new.open("rb+") as file:
                 os.fsync(file.fileno())
-            # the note first: a text in place is never without one
-            Path(f"{final}.sha256").write_text(f"{found}  {text}\n", "utf-8")
+            Path(f"{final}.sha256").write_text(f"{found}  {text}\n", "utf-8")  # first: no text is without
             os.replace(new, final)
             click.echo(f"{final}: {size:,} bytes, SHA-256 {found}")
 
@@ -373,10 +287,9 @@ def main(names: tuple[str, ...], folder: Path, listing: bool) -> None:
     if listing or not names:
         click.echo(table())
         return
-    for name in names:
-        if name not in known:
-            nearest = difflib.get_close_matches(name.lower(), known, 1, cutoff=0.0)[0]
-            raise SettingError(f"{name}: no such corpus; did you mean {nearest}? --list shows them all")
+    for name in (each for each in names if each not in known):
+        nearest = difflib.get_close_matches(name.lower(), known, 1, cutoff=0.0)[0]
+        raise SettingError(f"{name}: no such corpus; did you mean {nearest}? --list shows them all")
     for name in dict.fromkeys(names):
         fetch(known[name], folder / name)
         click.echo(f"{name}: train on it with --data {folder / name}")

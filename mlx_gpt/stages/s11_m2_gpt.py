@@ -159,7 +159,7 @@ SOONER: dict[str, Any] = {"optimizer": "muon", "compiled": True, "loss_chunk": 1
 STAGE = Stage(
     model=M2GPT,
     config=Config(),
-    recipe=Descent(steps=700, batch_size=8, learning_rate=5e-3, warmup=50, evaluate_every=100, **SOONER),
+    recipe=Descent(steps=500, batch_size=8, learning_rate=5e-3, warmup=50, evaluate_every=100, **SOONER),
     tiny=Preset(
         Config(context=32, width=32, layers=2, heads=2, kv_heads=1, inner=64, window=8),
         Descent(steps=100, batch_size=16, learning_rate=1e-2, warmup=10, evaluate_every=50, **SOONER),
