@@ -29,7 +29,8 @@ def load_blas() -> str:
         return ""
     mkl = Path(sys.prefix) / "lib"
     candidates = [wanted] if wanted else ["libopenblas.so.0", *map(str, sorted(mkl.glob("libmkl_rt.so*")))]
-    os.environ.setdefault("MKL_CBWR", "AUTO")  # MKL: the same numbers from run to run
+    os.environ.setdefault("MKL_CBWR", "AUTO")  # MKL: the same numbers from run to run,
+    os.environ.setdefault("KMP_BLOCKTIME", "0")  # and no spinning, which starves every other program
     for name in candidates:
         try:
             ctypes.CDLL(name, mode=ctypes.RTLD_GLOBAL)

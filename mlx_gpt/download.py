@@ -92,7 +92,7 @@ def unzip_enwik8(archive: Path, into: Path, source: Source) -> None:
 
 def strip(page: Path, into: Path, source: Source) -> None:
     """Write a book without Project Gutenberg's header and footer, lines ending in a newline only."""
-    whole = page.read_bytes().decode("utf-8-sig", errors="replace").replace("\r\n", "\n")
+    whole = page.read_bytes().decode(errors="replace").replace("\r\n", "\n")
     start = START.search(whole)
     end = END.search(whole, start.end()) if start else None
     if start is None or end is None:
@@ -135,7 +135,7 @@ OFFERS = (
                ("enwik8.train.txt", "enwik8.valid.txt", "enwik8.test.txt"), 36_445_475,
                "547994d9980ebed1288380d652999f38a14fe291a6247c157c3d33d4932534bc", unzip_enwik8, 10**8),)),
     Offer("gutenberg", "ten well-known English novels", "public domain in the USA", tuple(
-        Source(f"https://www.gutenberg.org/cache/epub/{id}/pg{id}.txt", (f"{book}.txt",), unpack=strip)
+        Source(f"https://gutenberg.pglaf.org/cache/epub/{id}/pg{id}.txt", (f"{book}.txt",), unpack=strip)
         for id, book in BOOKS.items()), pause=2.0),
 )
 # fmt: on
@@ -167,10 +167,9 @@ def complete(source: Source, folder: Path) -> bool:
 
 def open_url(name: str, url: str, have: int) -> http.client.HTTPResponse:
     """The answer to a request for everything after the first `have` bytes. Raises DataError without one."""
-    headers = {"User-Agent": f"mlx_gpt/{__version__} (corpus downloader)"}
+    headers = {"User-Agent": f"mlx_gpt/{__version__}", **({"Range": f"bytes={have}-"} if have else {})}
     try:
-        ranged = Request(url, headers=headers | ({"Range": f"bytes={have}-"} if have else {}))
-        response: http.client.HTTPResponse = urlopen(ranged, timeout=PATIENCE)
+        response: http.client.HTTPResponse = urlopen(Request(url, headers=headers), timeout=PATIENCE)
         return response
     except HTTPError as error:
         raise DataError(f"{name}: {url} answers {error.code} {error.reason}; {INSTEAD}") from error
@@ -195,11 +194,11 @@ def progress(file: str, done: int, total: int, rate: float) -> str:
 
 def download(name: str, source: Source, part: Path) -> None:
     """Fetch a file to `part`, going on where an attempt stopped. Raises DataError if this one breaks off."""
-    # without a hash to check the whole, the halves of two versions could be joined unnoticed
-    have = part.stat().st_size if source.sha256 and part.exists() else 0
+    have = part.stat().st_size if part.exists() else 0
     if source.size and have == source.size:
         return
     terminal = sys.stderr.isatty()
+    # what has no size has no hash either: the halves of two versions could be joined unnoticed
     with open_url(name, source.url, have if have < source.size else 0) as response:
         have = have if response.status == http.HTTPStatus.PARTIAL_CONTENT else 0
         total = source.size if response.length is None else have + response.length
@@ -257,12 +256,13 @@ def fetch(offer: Offer, folder: Path) -> None:
             try:
                 place(offer.name, source, part, folder)
             except DataError:
-                part.unlink()
+                part.unlink(missing_ok=True)
                 raise
             part.unlink(missing_ok=True)
             time.sleep(offer.pause)
     except OSError as error:
-        raise DataError(f"{error.filename or folder}: {error.strerror or error}") from error
+        reason = error.strerror or error
+        raise DataError(f"{error.filename or folder}: {reason}; --folder names another place") from error
 
 
 def table() -> str:
@@ -279,10 +279,10 @@ def table() -> str:
 
 @click.command(cls=Door)
 @click.argument("names", nargs=-1)
-@click.option("--folder", type=click.Path(path_type=Path), default="data", show_default=True, help="Where.")
+@click.option("--folder", type=Path, default="data", show_default=True, help="Where the corpora go.")
 @click.option("--list", "listing", is_flag=True, help="List the corpora and stop.")
 def main(names: tuple[str, ...], folder: Path, listing: bool) -> None:
-    """Fetch public corpora by name, ready for `train --data`; what broke off goes on from there."""
+    """Fetch public corpora by their names, ready for `train --data`; what broke off goes on from there."""
     known = {offer.name: offer for offer in OFFERS}
     if listing or not names:
         click.echo(table())

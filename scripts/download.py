@@ -1,4 +1,4 @@
-"""Fetch public corpora into data/: python scripts/download.py --list"""
+"""Fetch public corpora: python scripts/download.py --help"""
 
 from mlx_gpt.download import main
 
