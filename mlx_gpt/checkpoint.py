@@ -26,7 +26,8 @@ RUNS = Path("runs")
 
 @dataclass(frozen=True)
 class Card:
-    """What a checkpoint says of itself. `scores` are figures by name, on the held-out text of `source`."""
+    """What a checkpoint says of itself. `corpus` is its corpus's digest, `text` that of the text and split alone,
+    whatever the tokenizer. `scores` are figures by name, on the held-out text of `source`."""
 
     stage: int
     preset: str
@@ -35,6 +36,7 @@ class Card:
     vocab_size: int
     source: Source
     corpus: str
+    text: str
     step: int
     finished: bool
     scores: dict[str, float]
@@ -88,7 +90,8 @@ def run_folder(number: int | None, run: Path | None) -> Path:
 
 def runs(folder: Path) -> list[Path]:
     """The run folders in a folder, by name."""
-    return sorted(path.parent for path in folder.glob(f"*/{MODEL}")) if folder.is_dir() else []
+    found = sorted(path.parent for path in folder.glob(f"*/{MODEL}")) if folder.is_dir() else []
+    return [run for run in found if not run.name.endswith(".previous")]
 
 
 def read_card(folder: Path) -> Card:

@@ -36,6 +36,8 @@ def main(runs: Path, data: tuple[str, ...], as_json: bool) -> None:
     def notice(message: str) -> None:
         click.secho(message, err=True, dim=True)
 
+    if "-" in data:
+        raise SettingError("--data -: standard input can be read only once; name a file")
     pick_device()
     folders = checkpoint.runs(runs)
     if not folders:
@@ -43,7 +45,7 @@ def main(runs: Path, data: tuple[str, ...], as_json: bool) -> None:
             f"{runs}: no trained runs here; python -m mlx_gpt.train --stage 1, or scripts/train_all.py"
         )
     cards = {folder: checkpoint.read_card(folder) for folder in folders}
-    corpora = {card.corpus: str(card.source) for card in cards.values()}
+    corpora = {card.text: str(card.source) for card in cards.values()}
     if len(corpora) > 1 and not data:
         raise SettingError(
             f"{runs}: trained on {len(corpora)} corpora or splits ({', '.join(corpora.values())}); "

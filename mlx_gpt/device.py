@@ -38,8 +38,6 @@ def load_blas() -> str:
             continue
         _blas = Path(name).name
         return _blas
-    if wanted:
-        raise SettingError(f"MLX_GPT_BLAS={wanted}: cannot be loaded; unset it or name a library that can")
     return ""
 
 
@@ -51,6 +49,9 @@ def pick_device() -> str:
     """
     import mlx.core as mx
 
+    named = os.environ.get("MLX_GPT_BLAS", "none")
+    if sys.platform == "linux" and named != "none" and _blas != Path(named).name:
+        raise SettingError(f"MLX_GPT_BLAS={named}: cannot be loaded; unset it or name a library that can")
     wanted = os.environ.get("MLX_GPT_DEVICE", "auto")
     if wanted not in ("auto", "cpu", "gpu"):
         raise SettingError(f"MLX_GPT_DEVICE={wanted}: choose auto, cpu or gpu")

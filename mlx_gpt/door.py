@@ -67,6 +67,13 @@ class Door(click.Command):
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(0)
+        except OSError as error:
+            raise Mistake(f"{error.filename or 'writing'}: {error.strerror or error}") from error
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and "alloc" not in str(error).lower():
+                raise
+            remedy = "take a smaller --batch-size, --length or --width"
+            raise Mistake(f"not enough memory ({error}); {remedy}") from error
 
 
 def _spread(args: Sequence[str]) -> list[str]:

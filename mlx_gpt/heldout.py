@@ -12,8 +12,8 @@ import numpy as np
 
 from mlx_gpt import stories
 from mlx_gpt.checkpoint import Checkpoint
-from mlx_gpt.corpus import Text, documents, encode_text, files, open_corpus, spool_standard_input
-from mlx_gpt.errors import DataError, MlxGptError
+from mlx_gpt.corpus import Text, documents, encode_text, files, open_corpus, overlap, spool_standard_input
+from mlx_gpt.errors import DataError
 from mlx_gpt.tokenizer import Tokenizer
 
 Notice = Callable[[str], None]
@@ -42,12 +42,11 @@ def held_out(trained: Checkpoint, data: Sequence[str], notice: Notice) -> Text:
                 path.unlink(missing_ok=True)
     if not texts:
         raise DataError(f"{' '.join(data)}: no text to score")
-    try:
-        overlap = 0 if "-" in source.paths else open_corpus(source, lambda message: None).overlap(texts)
-        if overlap:
-            notice(f"LEAK: {overlap} of {len(texts)} documents also stand in the text this run was trained on")
-    except MlxGptError:
-        notice("the training text of this run is gone, so leaks were not looked for")
+    known = overlap(trained.card.corpus, texts)
+    if known is None:
+        notice("the cached training text of this run is gone, so leaks were not looked for")
+    elif known:
+        notice(f"LEAK: {known} of {len(texts)} documents also stand in the text this run was trained on")
     return encode_text(texts, trained.tokenizer)
 
 

@@ -44,12 +44,14 @@ def main(
     """Train all stages on one text and print the league table.
 
     Stages that are finished already, with these very settings, are left as they are: run it again after an
-    interruption and it goes on where it stopped. Each stage trains in a process of its own, so that its memory
-    is measured alone.
+    interruption and it goes on with the stage that was interrupted, from its beginning. Each stage trains in a
+    process of its own, so that its memory is measured alone.
     """
     from mlx_gpt import stages as ladder
-    from mlx_gpt.errors import TrainingError
+    from mlx_gpt.errors import SettingError, TrainingError
 
+    if "-" in data:
+        raise SettingError("--data -: standard input can be read only once, and here it is needed often; name a file")
     shared = ["--preset", preset, "--tokenizer", tokenizer, "--seed", str(seed)]
     shared += ["--vocab-size", str(vocab_size)] if vocab_size else []
     shared += ["--data", *data] if data else []
@@ -73,7 +75,7 @@ def main(
         if status:
             raise TrainingError(f"stage {number} ended with exit code {status}; mend the cause and run this again")
     click.echo()
-    subprocess.run([sys.executable, "-m", "mlx_gpt.compare", "--runs", str(runs)], check=False)
+    sys.exit(subprocess.run([sys.executable, "-m", "mlx_gpt.compare", "--runs", str(runs)], check=False).returncode)
 
 
 def _numbers(wanted: str, known: list[int]) -> list[int]:

@@ -56,21 +56,15 @@ class _Piece:
     stop: int
 
 
-def measure(model: LanguageModel, text: Text, documents: int | None = None) -> Score:
-    """Score the first `documents` of a text (all by default)."""
-    count = len(text) if documents is None else min(documents, len(text))
+def measure(model: LanguageModel, text: Text) -> Score:
+    """Score every document of a text."""
+    count = len(text)
     nats = np.zeros(count)
     started = time.perf_counter()
     context = model.memory().room
     for document, value in _unending(model, text, count) if context is None else _windows(model, text, count, context):
         nats[document] += value
-    tokens = int(text.starts[count] - text.starts[0])
-    return Score(nats, tokens, int(text.sizes[:count].sum()), time.perf_counter() - started)
-
-
-def first_documents(text: Text, tokens: int) -> int:
-    """How many documents from the front hold about `tokens` tokens; at least one."""
-    return max(1, int(np.searchsorted(text.starts, tokens, side="right")) - 1)
+    return Score(nats, text.tokens, text.bytes, time.perf_counter() - started)
 
 
 def _windows(model: LanguageModel, text: Text, count: int, context: int) -> Iterator[tuple[int, float]]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import os
 import shutil
 import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 import click
 
@@ -29,26 +31,23 @@ SAMPLE_TOKENS = 60
 QUIET_SECONDS = 20.0  # between two lines of progress where nobody watches a terminal
 
 
-def prepare(folder: Path, notice: Any) -> None:
-    """Make a run folder, keeping an earlier run beside it as <name>.previous.
+def prepare(folder: Path) -> Path:
+    """Make sure that a run can be written; returns the folder's full path. An earlier run stays untouched.
 
     Raises SettingError for a folder that cannot be written or holds other things than a run.
     """
+    folder = Path(os.path.abspath(folder))
     try:
-        if folder.is_dir() and any(folder.iterdir()):
-            if not (folder / LOG).is_file():
-                raise SettingError(f"--run {folder}: holds other files and no run; name a new or an empty folder")
-            kept = folder.with_name(folder.name + ".previous")
-            if (folder / MODEL).is_file():
-                shutil.rmtree(kept, ignore_errors=True)
-                folder.rename(kept)
-                notice(f"the run that was here is kept as {kept}")
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / LOG).is_file():
+            raise SettingError(f"--run {folder}: holds other files and no run; name a new or an empty folder")
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / LOG).write_text("")
+        with (folder / LOG).open("a"):
+            pass
     except FileExistsError as error:
         raise SettingError(f"--run {folder}: a file stands in the way; name a folder") from error
     except OSError as error:
         raise SettingError(f"--run {folder}: cannot be written ({error.strerror}); name another folder") from error
+    return folder
 
 
 def parameter_count(model: LanguageModel) -> int:
@@ -78,6 +77,7 @@ class Run:
             corpus.tokenizer.vocab_size,
             corpus.source,
             corpus.digest,
+            corpus.text,
             0,
             False,
             {},
@@ -90,8 +90,10 @@ class Run:
     def __enter__(self) -> Self:
         self.started = time.perf_counter()
         self.spoke = self.started
-        self.log = (self.folder / LOG).open("w", encoding="utf-8")
-        self.samples = (self.folder / SAMPLES).open("w", encoding="utf-8")
+        self.log: TextIO = io.StringIO()  # until there is a model to take an earlier one's place
+        self.samples: TextIO = io.StringIO()
+        if not (self.folder / MODEL).is_file():
+            self._open()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -99,6 +101,20 @@ class Run:
         self.samples.close()
         if kind is KeyboardInterrupt and self.best < math.inf:
             click.echo(f"\nstopped; the best model so far is in {self.folder / MODEL}", err=True)
+
+    def _open(self) -> None:
+        """Begin the folder's files with what was said so far; an earlier run is kept as <name>.previous."""
+        if (self.folder / MODEL).is_file():
+            kept = self.folder.with_name(self.folder.name + ".previous")
+            shutil.rmtree(kept, ignore_errors=True)
+            self.folder.rename(kept)
+            self.folder.mkdir()
+            self.notice(f"the run that was here is kept as {kept}")
+        told = (self.log, self.samples)
+        self.log, self.samples = ((self.folder / name).open("w", encoding="utf-8") for name in (LOG, SAMPLES))
+        for file, before in zip((self.log, self.samples), told, strict=True):
+            file.write(before.getvalue() if isinstance(before, io.StringIO) else "")
+            file.flush()
 
     def notice(self, message: str) -> None:
         """One dim line."""
@@ -167,8 +183,8 @@ class Run:
         click.echo(f"\n{self._sample(self.model, 2 * SAMPLE_TOKENS)}\n")
         if not drawn and self.latest.steps > 1:
             self.notice("no curve.png: pip install 'mlx-gpt[plots]' draws one")
-        default = self.folder == checkpoint.RUNS / self.stage.run
-        named = f"--stage {self.stage.number}" if default else f"--run {self.folder}"
+        default = self.folder == Path(os.path.abspath(checkpoint.RUNS / self.stage.run))
+        named = f"--stage {self.stage.number}" if default else f"--run {os.path.relpath(self.folder)}"
         click.echo(f"python -m mlx_gpt.generate {named}")
 
     def _line(self) -> str:
@@ -190,6 +206,8 @@ class Run:
         return "".join(stream(ids, self.corpus.tokenizer, tokens))
 
     def _save(self, step: int, finished: bool, scores: dict[str, float] | None = None) -> None:
+        if isinstance(self.log, io.StringIO):
+            self._open()
         shown = {"valid_bits_per_byte": self.best} if scores is None else scores
         card = Card(**{**vars(self.card), "step": step, "finished": finished, "scores": shown})
         checkpoint.save(self.folder / MODEL, self.model, self.corpus.tokenizer, card)

@@ -13,6 +13,8 @@ from mlx_gpt.model import LanguageModel
 from mlx_gpt.recipe import Settings, setting
 from mlx_gpt.tokenizer import Tokenizer
 
+PREFILL = 1_024  # tokens of a prompt read in one go
+
 
 @dataclass(frozen=True)
 class Taste(Settings):
@@ -80,6 +82,10 @@ def generate(model: LanguageModel, prompt: Sequence[int], taste: Taste, seed: in
         if context is not None and room is not None and len(unread) > room:
             memory = model.memory()
             unread = past[-(context - max(1, context // 2) + 1) :] if len(past) > context else past
+        if context is None:  # a long prompt is read without a table of the vocabulary for each token
+            for start in range(0, len(unread) - 1, PREFILL):
+                mx.eval(model.score(mx.array([unread[start : start + PREFILL + 1]]), memory))
+            unread = unread[-1:]
         logprobs = model.logprobs(mx.array([unread]), memory)[:, -1]  # (1, V)
         key, now = mx.random.split(key)
         token = int(np.array(choose(logprobs, taste, now))[0])

@@ -66,7 +66,7 @@ class Tokenizer:
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
-                sentence_iterator=_training_lines(lines),
+                sentence_iterator=(piece for line in lines for piece in short_lines(line)),
                 model_writer=model,
                 model_type=kind,
                 vocab_size=vocab_size if kind == "bpe" else LARGEST_VOCABULARY,
@@ -149,9 +149,8 @@ class Tokenizer:
         return spelled.replace(SPACE_SIGN, " ").encode()
 
 
-def _training_lines(texts: Iterable[str]) -> Iterable[str]:
+def short_lines(text: str) -> Iterable[str]:
     """Pieces of line that SentencePiece will take: no newline, no NUL, no sign of its own, not too long."""
-    for text in texts:
-        for line in re.split(f"[\n\0{SPACE_SIGN}]", text):
-            for start in range(0, len(line), LONGEST_LINE):
-                yield line[start : start + LONGEST_LINE]
+    for line in re.split(f"[\n\0{SPACE_SIGN}]", text):
+        for start in range(0, len(line), LONGEST_LINE):
+            yield line[start : start + LONGEST_LINE]

@@ -54,12 +54,13 @@ class TrainDoor(Door):
 
 
 def _value(args: list[str], name: str) -> str | None:
+    value = None  # the last one counts, as with Click
     for place, word in enumerate(args):
         if word == name and place + 1 < len(args):
-            return args[place + 1]
+            value = args[place + 1]
         if word.startswith(f"{name}="):
-            return word.partition("=")[2]
-    return None
+            value = word.partition("=")[2]
+    return value
 
 
 def _chosen(ctx: click.Context) -> Any:
@@ -136,7 +137,7 @@ def main(
     pick_device()
     source = Source(absolute(data), tokenizer, vocab_size or VOCABULARY[preset], split_seed)
     folder = RUNS / stage.run if run is None else run
-    prepare(folder, _notice)
+    folder = prepare(folder)
     _notice(description())
     if slowness():
         click.secho(slowness(), err=True, fg="yellow")

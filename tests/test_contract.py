@@ -103,6 +103,7 @@ def test_saving_and_loading_changes_nothing_to_the_bit(
         corpus.tokenizer.vocab_size,
         corpus.source,
         corpus.digest,
+        corpus.text,
         1,
         True,
         {"bits_per_byte": 1.5},

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlx_gpt import corpus as corpora
-from mlx_gpt.corpus import Corpus, Running, Shuffled, Source, documents, files, open_corpus
+from mlx_gpt.corpus import Corpus, Running, Shuffled, Source, documents, files, open_corpus, overlap
 from mlx_gpt.corpus.corpus import _units, encode_text
 from mlx_gpt.corpus.splits import cut, fingerprint
 from mlx_gpt.errors import DataError, SettingError
@@ -87,7 +87,8 @@ def test_copies_stay_in_one_split(tmp_path: Path) -> None:
     corpus = open_corpus(byte_source(tmp_path / "all.txt"), notices.append)
     told = [{fingerprint(text.replace(" !", "!")) for text in texts_of(corpus, s)} for s in ("train", "valid", "test")]
     assert len(set.union(*told)) == 100 or sum(map(len, told)) >= 100
-    assert corpus.overlap(texts_of(corpus, "test")) == 0
+    assert overlap(corpus.digest, texts_of(corpus, "test")) == 0
+    assert overlap(corpus.digest, texts_of(corpus, "train")) == len(corpus.train)
 
 
 def test_one_long_document_is_cut_in_blocks_at_lines(tmp_path: Path) -> None:
@@ -98,6 +99,26 @@ def test_one_long_document_is_cut_in_blocks_at_lines(tmp_path: Path) -> None:
     assert "".join(part for each in parts for part in each) == text
     assert all(each[0].endswith("\n") for each in parts)
     assert abs(corpus.train.bytes / len(text) - 0.9) < 0.01
+
+
+def test_a_book_that_was_cut_up_is_known_again(tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text("".join(f"line {n} of the book\n" for n in range(500)))
+    corpus = open_corpus(byte_source(tmp_path / "book.txt"), lambda message: None)
+    assert overlap(corpus.digest, documents([tmp_path / "book.txt"])) == 1
+    assert overlap("no such corpus", []) is None
+
+
+def test_one_long_line_can_be_learned_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "line.txt").write_text("all in one line without an end " * 2_000)
+    monkeypatch.setattr(corpora.corpus, "TOKENIZER_TEXT", 20_000)
+    assert open_corpus(Source((str(tmp_path / "line.txt"),), "bpe", 280, 0), lambda message: None).train.tokens > 0
+
+
+def test_notes_that_happen_to_be_called_test_or_train_are_all_read(tmp_path: Path) -> None:
+    for name in ("train-journey.md", "test-drive.md", "other.md"):
+        (tmp_path / name).write_text(f"words about {name}\n" * 200)
+    corpus = open_corpus(byte_source(tmp_path), lambda message: None)
+    assert sum(map(len, (corpus.train, corpus.valid, corpus.test))) == 9  # three documents, cut three ways each
 
 
 def test_cut_loses_nothing() -> None:
@@ -161,6 +182,9 @@ def test_the_stream_is_marks_and_documents(corpus: Corpus) -> None:
 def test_long_documents_encode_in_parts_as_in_one(corpus: Corpus) -> None:
     long = "".join(f"The {n} cats sat on mats.\n" for n in range(12_000))
     assert len(_units(long)) > 3 and "".join(_units(long)) == long
+    spaces = "The cats  sat on mats. " * 60_000
+    assert len(_units(spaces)) > 1 and "".join(_units(spaces)) == spaces
+    assert encode_text([spaces], corpus.tokenizer).document(0)[1:-1].tolist() == corpus.tokenizer.encode(spaces)
     text = encode_text([long], corpus.tokenizer)
     assert text.document(0)[1:-1].tolist() == corpus.tokenizer.encode(long)
 

@@ -106,7 +106,7 @@ def tables(ids: np.ndarray) -> dict[str, Table]:
     orders = count(ids, 3, V, EOT)
     made = {name: smoothing(orders, lambda message: None) for name, smoothing in FAMILY.items()}
     made["add-k"] = add_k(orders[:1], 1.0)
-    made["jelinek-mercer"] = jelinek_mercer(orders, stream(99), EOT, buckets=3, rounds=20)
+    made["jelinek-mercer"] = jelinek_mercer(orders, stream(99), buckets=3, rounds=20)
     return made
 
 
@@ -146,7 +146,7 @@ def test_absolute_discounting_by_hand() -> None:
 def test_the_weight_by_em_is_the_best_there_is() -> None:
     """Order 1: one weight between relative frequency and uniform; a fine grid cannot find a better one."""
     ids, heldout = stream(3, documents=3), stream(4, documents=2_000)
-    table = jelinek_mercer(count(ids, 1, V, EOT), heldout, EOT, buckets=1, rounds=500)
+    table = jelinek_mercer(count(ids, 1, V, EOT), heldout, buckets=1, rounds=500)
     frequency = np.bincount(ids[1:], minlength=V) / (len(ids) - 1)
     grid = [np.log(w * frequency[heldout[1:]] + (1 - w) / V).sum() for w in np.linspace(0.001, 0.999, 999)]
     assert table.score(heldout[None]).sum() >= max(grid) - 0.01
@@ -155,7 +155,7 @@ def test_the_weight_by_em_is_the_best_there_is() -> None:
 def test_no_weight_reaches_one_so_everything_keeps_mass() -> None:
     """Held-out text in which each context is followed by what it was trained on: EM alone would go to 1."""
     ids = np.array([0, 1, 2, 3] * 50 + [0])
-    table = jelinek_mercer(count(ids, 3, V, EOT), ids, EOT, buckets=2, rounds=100)
+    table = jelinek_mercer(count(ids, 3, V, EOT), ids, buckets=2, rounds=100)
     assert np.isfinite(table.dense(np.array([[0, 1, 2, 3]]))).all()
 
 

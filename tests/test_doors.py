@@ -69,6 +69,13 @@ def test_training_again_keeps_the_run_before(story_file: Path, tmp_path: Path) -
     assert "python -m mlx_gpt.generate --run" in result.output
 
 
+def test_a_run_that_fails_leaves_the_one_before_in_place(run: Path, story_file: Path) -> None:
+    before = {path: path.read_bytes() for path in (run / "11").iterdir()}
+    bad = ("train", "--stage", 11, "--preset", "tiny", "--data", story_file, "--run", run / "11", "--length", 32)
+    assert walk(*bad, "--batch-size", 3, "--context", 16).exit_code == 2
+    assert {path: path.read_bytes() for path in (run / "11").iterdir()} == before
+
+
 def test_generate_begins_with_the_prompt_and_repeats_by_seed(run: Path) -> None:
     one, two, other = (
         walk("generate", "--run", run / "4", "--prompt", "Once", "--seed", s, "--tokens", 30) for s in (1, 1, 2)
@@ -249,6 +256,10 @@ MISTAKES = [
     ("evaluate", "--run {run}/1 --data {tmp}/missing.txt", "no such file"),
     ("evaluate", "--run {run}/1 --data {tmp}/latin1.txt", "not UTF-8"),
     ("compare", "--runs {tmp}/no_text", "no trained runs"),
+    ("train", "--stage 1 --stage 4 --add 2", "no setting --add"),
+    ("train", "--stage 11 --data {stories} --run {run}/4 --length 512", "longer than --context"),
+    ("compare", "--runs {run} --data -", "only once"),
+    ("ladder", "--data -", "only once"),
     ("ladder", "--stages 1,x", "--stages"),
     ("ladder", "--preset enormous", "enormous"),
 ]

@@ -8,11 +8,12 @@ import pytest
 
 from mlx_gpt import stories
 from mlx_gpt.corpus import Corpus, Text
-from mlx_gpt.measure import first_documents, measure
+from mlx_gpt.measure import measure
 from mlx_gpt.memory import Memory, Transcript, Window
+from mlx_gpt.tokenizer import Tokenizer
 from tests.conftest import SHARED
 
-EOT = 9
+EOT = 256
 
 
 class Counting:
@@ -47,10 +48,12 @@ def test_every_token_and_every_end_is_scored_once(context: int | None, lengths: 
     assert score.bits_per_byte == pytest.approx(score.tokens * math.log2(10) / (2 * sum(lengths)))
 
 
-def test_the_first_documents_only() -> None:
-    score = measure(Counting(4), text_of([5, 6, 7]), documents=2)  # type: ignore[arg-type]
-    assert score.bytes == 22 and len(score.nats) == 2
-    assert first_documents(text_of([5, 6, 7]), 14) == 2 and first_documents(text_of([50]), 3) == 1
+def test_the_head_of_a_text_is_whole_documents_or_the_beginning_of_one() -> None:
+    byte, text = Tokenizer("byte"), text_of([5, 6, 7])
+    assert text.head(100, byte) is text
+    assert measure(Counting(4), text.head(14, byte)).bytes == 22  # type: ignore[arg-type]
+    cut = text_of([50]).head(20, byte)
+    assert len(cut) == 1 and cut.tokens == 20 and cut.bytes == 20  # the mark before it spells nothing
 
 
 @pytest.mark.parametrize("number", [4, 7, 9, 11])
@@ -65,7 +68,7 @@ def test_a_document_costs_what_its_tokens_cost_one_by_one(number: int, trained, 
             memory = model.memory()
             unread = ids[place - (context - context // 2) : place + 1]
         nats -= model.logprobs(mx.array([unread]), memory)[0, -1, target].item()
-    assert measure(model, corpus.test, documents=1).nats[0] == pytest.approx(nats, rel=1e-4)
+    assert measure(model, corpus.test).nats[0] == pytest.approx(nats, rel=1e-4)
 
 
 @pytest.mark.parametrize("number", range(1, 12))

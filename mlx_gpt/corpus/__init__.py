@@ -1,7 +1,7 @@
 """Text to memory-mapped token ids, split three ways, and batches with a position."""
 
 from mlx_gpt.corpus.batches import Running, Shuffled
-from mlx_gpt.corpus.corpus import Corpus, Source, Text, encode_text, open_corpus
+from mlx_gpt.corpus.corpus import Corpus, Source, Text, encode_text, open_corpus, overlap
 from mlx_gpt.corpus.documents import documents, files, spool_standard_input
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "encode_text",
     "files",
     "open_corpus",
+    "overlap",
     "spool_standard_input",
 ]

@@ -15,15 +15,16 @@ from pathlib import Path
 import numpy as np
 
 from mlx_gpt import stories
-from mlx_gpt.corpus.documents import digest, files, spool_standard_input
+from mlx_gpt.corpus.documents import digest, documents, files, spool_standard_input
 from mlx_gpt.corpus.splits import SPLITS, Plan, fingerprint, groups, plan
 from mlx_gpt.errors import DataError
-from mlx_gpt.tokenizer import END_OF_TEXT, Tokenizer
+from mlx_gpt.tokenizer import END_OF_TEXT, Tokenizer, short_lines
 
 FORMAT = 1
 STORIES = 8_000  # in the built-in corpus
 TOKENIZER_TEXT = 20_000_000  # characters of training text that the tokenizer learns from
 TOGETHER = 4_000_000  # characters encoded in one go
+LONG_LINE = 1_000_000  # characters without a newline after which a space must do
 UNIT = 65_536  # characters: longer documents are encoded in parallel parts, cut after a newline
 
 Notice = Callable[[str], None]
@@ -48,6 +49,16 @@ class Text:
 
     def __len__(self) -> int:
         return len(self.sizes)
+
+    def head(self, tokens: int, tokenizer: Tokenizer) -> Text:
+        """The first documents, about `tokens` tokens of them; of a longer first document its beginning."""
+        if self.tokens <= tokens:
+            return self
+        count = int(np.searchsorted(self.starts, tokens, side="right")) - 1
+        if count:
+            return Text(self.ids[: self.starts[count] + 1], self.starts[: count + 1], self.sizes[:count])
+        ids = self.ids[: tokens + 1]
+        return Text(ids, np.array([0, tokens]), np.array([len(tokenizer.decode_bytes(ids))]))
 
     @property
     def bytes(self) -> int:
@@ -83,17 +94,21 @@ class Corpus:
     """One text split three ways, and the tokenizer learned from its training part."""
 
     source: Source
-    digest: str
+    digest: str  # of text, split and tokenizer
+    text: str  # of text and split alone
     tokenizer: Tokenizer
     train: Text
     valid: Text
     test: Text
-    seen: np.ndarray  # sorted fingerprints of the training documents, (D,) uint64
 
-    def overlap(self, texts: Iterable[str]) -> int:
-        """How many of these documents also stand in the training text."""
-        prints = np.fromiter((fingerprint(text) for text in texts), np.uint64)
-        return int(np.isin(prints, self.seen).sum())
+
+def overlap(digest: str, texts: Iterable[str]) -> int | None:
+    """How many of these documents also stand in the training text of a corpus; None where its cache is gone."""
+    try:
+        seen = np.load(cache_folder() / digest / "seen.npy")
+    except (OSError, ValueError, EOFError):
+        return None
+    return int(np.isin(np.fromiter((fingerprint(text) for text in texts), np.uint64), seen).sum())
 
 
 def cache_folder() -> Path:
@@ -111,23 +126,24 @@ def open_corpus(source: Source, notice: Notice) -> Corpus:
 
     Raises DataError for text that is missing, unreadable, or too short to be split three ways.
     """
-    paths = tuple(spool_standard_input() if path == "-" else Path(path) for path in source.paths)
+    paths: tuple[Path, ...] = ()
     try:
+        paths = tuple(spool_standard_input() if path == "-" else Path(path) for path in source.paths)
         found = [_story_file(notice)] if source.builtin else files(paths)
         arranged, said = groups(found)
         if said:
             notice(said)
-        recipe = [FORMAT, source.tokenizer, source.vocab_size, source.split_seed]
-        recipe += [[list(group.shares.items()), digest(group.paths)] for group in arranged]
-        key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:24]
+        contents = [[list(group.shares.items()), digest(group.paths)] for group in arranged]
+        text = _key(FORMAT, source.split_seed, *contents)
+        key = _key(text, source.tokenizer, source.vocab_size)
         folder = cache_folder() / key
         if not (folder / "corpus.json").is_file():
             _make(folder, source, [plan(group, source.split_seed) for group in arranged], notice)
-        return _open(folder, source, key)
+        return _open(folder, source, key, text)
     except OSError as error:
-        raise DataError(f"{error.filename or cache_folder()}: {error.strerror}; is the disk full?") from error
+        raise DataError(f"{error.filename or cache_folder()}: {error.strerror}") from error
     finally:
-        for path, name in zip(paths, source.paths, strict=True):
+        for path, name in zip(paths, source.paths, strict=False):
             if name == "-":
                 path.unlink(missing_ok=True)
 
@@ -169,6 +185,9 @@ def _make(folder: Path, source: Source, plans: Sequence[Plan], notice: Notice) -
     for split in SPLITS:
         if not sizes[split]:
             raise DataError(f"{source}: only {sum(sizes.values()):,} bytes of text, nothing left to {split} on")
+    for each in plans:
+        if each.cuts and "train" in each.group.shares:  # cut up, but seen all the same
+            prints["train"] += [fingerprint(text) for text in documents(each.group.paths)]
     seen = np.unique(np.array(prints["train"], np.uint64))
     for split in SPLITS[1:]:
         shared = int(np.isin(np.array(prints[split], np.uint64), seen).sum())
@@ -178,11 +197,11 @@ def _make(folder: Path, source: Source, plans: Sequence[Plan], notice: Notice) -
     def training_sample() -> Iterator[str]:
         rate, due = min(1.0, TOKENIZER_TEXT / sizes["train"]), 0.0
         for split, text in pieces():
-            for line in text.split("\n") if split == "train" else ():
+            for piece in short_lines(text) if split == "train" else ():
                 due += rate
                 if due >= 1:
                     due -= 1
-                    yield line
+                    yield piece
 
     notice(f"tokenising {sum(sizes.values()) / 1e6:.1f} MB of text, once for all stages")
     tokenizer = Tokenizer.train(source.tokenizer, training_sample(), source.vocab_size)
@@ -249,13 +268,15 @@ def _write(held: Sequence[tuple[_Writer, str]]) -> None:
 
 
 def _units(text: str) -> list[str]:
-    """A text in parts that end with a newline: no piece spans one, so the ids are those of the whole."""
+    """A text in parts cut after a newline, or before a space: no piece spans these, so the ids are the whole's."""
     starts = [0]
     while len(text) - starts[-1] > UNIT:
-        line = text.find("\n", starts[-1] + UNIT)
-        if line < 0 or line + 1 == len(text):
+        enough = starts[-1] + UNIT
+        line = text.find("\n", enough, enough + LONG_LINE) + 1
+        at = line or text.find(" ", enough + LONG_LINE)
+        if at <= 0 or at == len(text):
             break
-        starts.append(line + 1)
+        starts.append(at)
     return [text[a:b] for a, b in zip(starts, [*starts[1:], len(text)], strict=True)]
 
 
@@ -271,10 +292,14 @@ def _read(folder: Path, name: str, tokenizer: Tokenizer) -> Text:
     return text
 
 
-def _open(folder: Path, source: Source, key: str) -> Corpus:
+def _key(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+
+def _open(folder: Path, source: Source, key: str, text: str) -> Corpus:
     try:
         tokenizer = Tokenizer(source.tokenizer, (folder / "tokenizer.model").read_bytes())
         train, valid, test = (_read(folder, split, tokenizer) for split in SPLITS)
-        return Corpus(source, key, tokenizer, train, valid, test, np.load(folder / "seen.npy"))
+        return Corpus(source, key, text, tokenizer, train, valid, test)
     except (ValueError, EOFError) as error:
         raise DataError(f"{folder}: a damaged cache ({error}); delete this folder and run again") from error

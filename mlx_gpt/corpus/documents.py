@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import shutil
 import sys
 import tempfile
 import zlib
@@ -25,8 +26,11 @@ def spool_standard_input() -> Path:
     if sys.stdin is None or sys.stdin.isatty():
         raise DataError("--data -: nothing is piped into standard input; pipe a text or name a file")
     with tempfile.NamedTemporaryFile(prefix="mlx_gpt-stdin-", suffix=".txt", delete=False) as spool:
-        for block in iter(lambda: sys.stdin.buffer.read(2**20), b""):
-            spool.write(block)
+        try:
+            shutil.copyfileobj(sys.stdin.buffer, spool)
+        except BaseException:
+            Path(spool.name).unlink(missing_ok=True)
+            raise
     return Path(spool.name)
 
 
@@ -131,6 +135,8 @@ def _json_lines(path: Path, lines: Iterator[str] | io.TextIOWrapper) -> Iterator
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number}: not JSON ({error})") from error
         text = value.get("text") if isinstance(value, dict) else value
+        if isinstance(text, str) and any("\ud800" <= letter <= "\udfff" for letter in set(text)):
+            raise DataError(f"{path}, line {number}: half a surrogate pair, which is no Unicode text")
         if not isinstance(text, str):
             raise DataError(f'{path}, line {number}: expected a string or an object with a "text" string')
         yield text

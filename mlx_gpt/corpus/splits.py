@@ -15,7 +15,7 @@ from mlx_gpt.corpus.documents import documents
 SPLITS = ("train", "valid", "test")
 SHARES = {"train": 0.9, "valid": 0.05, "test": 0.05}
 FEW = 20  # documents: with fewer, each one is cut into blocks instead of being dealt out whole
-NAMED = re.compile(r"(?:^|[._-])(train|valid(?:ation)?|val|dev|test)(?:[._-]|$)", re.IGNORECASE)
+NAMED = re.compile(r"(?:^|[._-])(train|valid(?:ation)?|val|dev|test)(?:[-_]\d+)*(?:\.\w+)*$", re.IGNORECASE)
 NAMES = {"train": "train", "test": "test"}  # every other name in NAMED means the validation text
 
 
@@ -49,7 +49,7 @@ def groups(paths: Sequence[Path]) -> tuple[list[Group], str]:
         said += "; no validation file, so 5 % of the training text validates"
     if not named["test"]:
         shares["valid"] = {"valid": 0.5, "test": 0.5}
-        said += "; no test file, so the second half of the validation text is held out as the test text"
+        said += "; no test file, so half of the validation text is held out as the test text"
     return [Group(tuple(named[split]), shares[split]) for split in SPLITS if named[split]], said
 
 
@@ -59,6 +59,11 @@ class Plan:
 
     group: Group
     limits: tuple[np.uint64, ...] | None
+
+    @property
+    def cuts(self) -> bool:
+        """Whether documents are cut into blocks."""
+        return self.limits is None and len(self.group.shares) > 1
 
     def pieces(self, seed: int) -> Iterator[tuple[str, str]]:
         """Every (split, document) of the group, in the order of its files."""

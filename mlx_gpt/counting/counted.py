@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -27,15 +28,15 @@ class Counted(ABC):
         self.table = Table([Level(np.arange(vocab_size), uniform, np.ones(vocab_size, np.float32))])
 
     @abstractmethod
-    def estimate(self, orders: list[Order], heldout: np.ndarray, eot: int, recipe: Any, report: Report) -> Table:
+    def estimate(self, orders: list[Order], heldout: np.ndarray, recipe: Any, report: Report) -> Table:
         """The table of these counts; `heldout` is the validation stream (N,)."""
 
     def fit(self, corpus: Corpus, recipe: Any, report: Report) -> None:
         """Count the training text once and smooth the counts."""
-        started = Progress(0, 1, 0.0, 0.0, 0, 0.0)
+        started = Progress(0, 1, math.nan, 0.0, 0, 0.0)
         report.progress(started)
         orders = count(corpus.train.ids, self.order, self.vocab_size, corpus.tokenizer.eot)
-        self.table = self.estimate(orders, corpus.valid.ids, corpus.tokenizer.eot, recipe, report)
+        self.table = self.estimate(orders, corpus.valid.ids, recipe, report)
         report.validated(self, 1, measure(self, corpus.valid).bits_per_byte)
 
     def memory(self, batch: int = 1) -> Memory:

@@ -25,7 +25,7 @@ def add_k(orders: list[Order], k: float) -> Table:
     return Table([_level(orders[0], p, np.ones(len(p)))])
 
 
-def jelinek_mercer(orders: list[Order], heldout: np.ndarray, eot: int, buckets: int, rounds: int) -> Table:
+def jelinek_mercer(orders: list[Order], heldout: np.ndarray, buckets: int, rounds: int) -> Table:
     """p_k(w | h) = l c(h w) / c(h) + (1 - l) p_{k-1}(w | h'), with l fitted by EM on held-out text.
 
     Jelinek & Mercer 1980. The weight l depends on the order and on how often h was seen, in `buckets`

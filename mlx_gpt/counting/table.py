@@ -41,11 +41,6 @@ class Table:
     def order(self) -> int:
         return len(self.levels)
 
-    @property
-    def size(self) -> int:
-        """Probabilities and backoffs stored."""
-        return sum(len(level.keys) for level in self.levels) * 2
-
     def rows(self, ids: np.ndarray) -> list[np.ndarray]:
         """Row of the k-gram that ends at each position, for k = 1 … N, each (B, T); -1 where it was never seen."""
         found = [ids.astype(np.int64)]

@@ -16,7 +16,7 @@ def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
 def chunked_cross_entropy(
     hidden: mx.array, weight: mx.array, bias: mx.array | None, targets: mx.array, chunk: int
 ) -> mx.array:
-    """The summed loss of hidden (N, D) under weight (V, D): at most (chunk, V) logits exist at one time.
+    """The summed loss of hidden (N, D) under weight (V, D): a few tables of (chunk, V) exist at one time.
 
     The gradients are made together with the loss, while a chunk's logits are there: the loss is a sum, so
     the backward pass only multiplies them by one number, and no logit is computed twice.
@@ -25,10 +25,12 @@ def chunked_cross_entropy(
 
     @mx.custom_function
     def fused(hidden: mx.array, weight: mx.array, bias: mx.array) -> tuple[mx.array, ...]:
-        total, d_hidden = mx.array(0.0), []
+        total, d_hidden = mx.array(0.0), list[mx.array]()
         d_weight, d_bias = mx.zeros_like(weight), mx.zeros_like(bias)
         for start in range(0, targets.size, chunk):
             h, target = hidden[start : start + chunk], targets[start : start + chunk]  # (c, D), (c,)
+            if d_hidden:  # else MLX would make every chunk's logits before the first gradient
+                h = mx.depends([h], [total, d_hidden[-1], d_weight, d_bias])[0]
             logits = mx.addmm(bias, h, weight.T)  # (c, V)
             exp = mx.exp(logits - logits.max(axis=-1, keepdims=True))
             mass = exp.sum(axis=-1, keepdims=True)

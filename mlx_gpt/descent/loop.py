@@ -17,7 +17,7 @@ from mlx.utils import tree_map
 from mlx_gpt.corpus import Corpus, Running, Shuffled
 from mlx_gpt.descent.optimizers import learning_rate, optimizer
 from mlx_gpt.errors import SettingError, TrainingError
-from mlx_gpt.measure import first_documents, measure
+from mlx_gpt.measure import measure
 from mlx_gpt.model import Progress, Report
 from mlx_gpt.recipe import Descent
 
@@ -44,7 +44,7 @@ def descend(model: Neural, corpus: Corpus, recipe: Descent, report: Report) -> N
         if recipe.running
         else Shuffled(ids, recipe.batch_size, length, recipe.seed)
     )
-    looked_at = first_documents(corpus.valid, VALIDATED)
+    looked_at = corpus.valid.head(VALIDATED, corpus.tokenizer)
     optimiser = optimizer(recipe)
     optimiser.init(model.trainable_parameters())
     mx.eval(model.parameters(), optimiser.state)
@@ -72,7 +72,7 @@ def descend(model: Neural, corpus: Corpus, recipe: Descent, report: Report) -> N
             report.progress(Progress(done, recipe.steps, nats, rate, tokens, seconds))
         if done % recipe.evaluate_every == 0 or done == recipe.steps:
             model.eval()
-            bits = measure(model, corpus.valid, looked_at).bits_per_byte
+            bits = measure(model, looked_at).bits_per_byte
             if bits < best:
                 best, best_weights = bits, tree_map(lambda weight: weight + 0, model.parameters())
                 mx.eval(best_weights)

@@ -36,7 +36,7 @@ class Unigram(Counted):
         super().__init__(1, vocab_size)
         self.config = config
 
-    def estimate(self, orders: list[Order], heldout: np.ndarray, eot: int, recipe: Any, report: Report) -> Table:
+    def estimate(self, orders: list[Order], heldout: np.ndarray, recipe: Any, report: Report) -> Table:
         """Counts plus k."""
         return add_k(orders, self.config.add)
 

@@ -33,9 +33,9 @@ class Bigram(Counted):
     def __init__(self, config: Config, vocab_size: int) -> None:
         super().__init__(2, vocab_size)
 
-    def estimate(self, orders: list[Order], heldout: np.ndarray, eot: int, recipe: Any, report: Report) -> Table:
+    def estimate(self, orders: list[Order], heldout: np.ndarray, recipe: Any, report: Report) -> Table:
         """Relative frequencies, mixed with the unigram's."""
-        return jelinek_mercer(orders, heldout, eot, buckets=1, rounds=recipe.em_rounds)
+        return jelinek_mercer(orders, heldout, buckets=1, rounds=recipe.em_rounds)
 
 
 STAGE = Stage(

@@ -39,9 +39,9 @@ class NGram(Counted):
         super().__init__(config.order, vocab_size)
         self.config = config
 
-    def estimate(self, orders: list[Order], heldout: np.ndarray, eot: int, recipe: Any, report: Report) -> Table:
+    def estimate(self, orders: list[Order], heldout: np.ndarray, recipe: Any, report: Report) -> Table:
         """Relative frequencies of all orders, mixed."""
-        return jelinek_mercer(orders, heldout, eot, self.config.buckets, recipe.em_rounds)
+        return jelinek_mercer(orders, heldout, self.config.buckets, recipe.em_rounds)
 
 
 STAGE = Stage(

@@ -40,7 +40,7 @@ class Backoff(Counted):
         super().__init__(config.order, vocab_size)
         self.config = config
 
-    def estimate(self, orders: list[Order], heldout: np.ndarray, eot: int, recipe: Any, report: Report) -> Table:
+    def estimate(self, orders: list[Order], heldout: np.ndarray, recipe: Any, report: Report) -> Table:
         """Needs no held-out text: the discounts follow from the counts of counts."""
         return FAMILY[self.config.smoothing](orders, report.notice)
 

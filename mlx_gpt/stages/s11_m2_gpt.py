@@ -154,7 +154,7 @@ class M2GPT(Neural):
         return self.embed.weight, None
 
 
-SOONER: dict[str, Any] = {"optimizer": "muon", "compiled": True, "loss_chunk": 1_024}
+SOONER: dict[str, Any] = {"optimizer": "muon", "compiled": True, "loss_chunk": 512}
 
 STAGE = Stage(
     model=M2GPT,
