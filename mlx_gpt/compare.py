@@ -57,7 +57,7 @@ def main(runs: Path, data: tuple[str, ...], as_json: bool) -> None:
         if sys.stderr.isatty():
             click.secho(f"\rscoring {number} of {len(folders)}: {folder.name:<30}", err=True, nl=False, dim=True)
         trained = checkpoint.load(folder)
-        text = held_out(trained, data, notice)
+        text = held_out(trained, data, (lambda message: None) if rows else notice)  # said once is enough
         if not lines:
             builtin = trained.card.source.builtin and not data
             lines = reference_lines(raw_bytes(text, trained.tokenizer), builtin)
@@ -91,7 +91,7 @@ def main(runs: Path, data: tuple[str, ...], as_json: bool) -> None:
 
 def league_table(rows: list[dict[str, Any]], lines: dict[str, float]) -> list[str]:
     """The table as lines of text: references first, then the stages in order, * marking an unfinished run."""
-    columns = {"bits/byte": 10, "parameters": 12, "trained in": 12, "tokens/s": 10, "memory": 9, "scores/s": 11}
+    columns = {"bits/byte": 10, "parameters": 12, "trained in": 12, "tokens/s": 12, "memory": 9, "scores/s": 11}
     head = f"{'stage':<22}" + "".join(f"{name:>{width}}" for name, width in columns.items())
     table = [head, "-" * len(head)]
     for name, bits in sorted(lines.items(), key=lambda line: -line[1]):
@@ -101,7 +101,7 @@ def league_table(rows: list[dict[str, Any]], lines: dict[str, float]) -> list[st
         name = f"{row['stage']:>2} {row['name']}{'' if row['finished'] else ' *'}"
         table.append(
             f"{name:<22}{row['bits_per_byte']:>10.4f}{_number(row['parameters']):>12}{_seconds(row['seconds']):>12}"
-            f"{_number(row['train_tokens_per_second']):>10}{_bytes(row['peak_memory']):>9}"
+            f"{_number(row['train_tokens_per_second']):>12}{_bytes(row['peak_memory']):>9}"
             f"{_number(row['tokens_per_second']):>11}"
         )
     if "exact entropy" in lines:
