@@ -6,13 +6,12 @@ import gzip
 import lzma
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from mlx_gpt import stories
 from mlx_gpt.checkpoint import Checkpoint
-from mlx_gpt.corpus import Text, documents, encode_text, files, open_corpus, overlap, spool_standard_input
+from mlx_gpt.corpus import Text, documents, encode_text, files, named_paths, open_corpus, overlap
 from mlx_gpt.errors import DataError
 from mlx_gpt.tokenizer import Tokenizer
 
@@ -33,13 +32,8 @@ def held_out(trained: Checkpoint, data: Sequence[str], notice: Notice) -> Text:
         if corpus.digest != trained.card.corpus:
             raise DataError(f"{source}: changed since this run was trained on it; give --data FILE")
         return corpus.test
-    paths = [spool_standard_input() if path == "-" else Path(path) for path in data]
-    try:
+    with named_paths(data) as paths:
         texts = list(documents(files(paths)))
-    finally:
-        for path, name in zip(paths, data, strict=True):
-            if name == "-":
-                path.unlink(missing_ok=True)
     if not texts:
         raise DataError(f"{' '.join(data)}: no text to score")
     known = overlap(trained.card.corpus, texts)

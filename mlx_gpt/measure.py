@@ -58,20 +58,19 @@ class _Piece:
 
 def measure(model: LanguageModel, text: Text) -> Score:
     """Score every document of a text."""
-    count = len(text)
-    nats = np.zeros(count)
+    nats = np.zeros(len(text))
     started = time.perf_counter()
     context = model.memory().room
-    for document, value in _unending(model, text, count) if context is None else _windows(model, text, count, context):
+    for document, value in _unending(model, text) if context is None else _windows(model, text, context):
         nats[document] += value
     return Score(nats, text.tokens, text.bytes, time.perf_counter() - started)
 
 
-def _windows(model: LanguageModel, text: Text, count: int, context: int) -> Iterator[tuple[int, float]]:
+def _windows(model: LanguageModel, text: Text, context: int) -> Iterator[tuple[int, float]]:
     """Overlapping windows, alike in length put together; each target is scored in exactly one of them."""
     stride = max(1, context // 2)
     pieces = []
-    for document in range(count):
+    for document in range(len(text)):
         length = int(text.starts[document + 1] - text.starts[document]) + 1
         fresh = 1
         while fresh < length:
@@ -92,9 +91,9 @@ def _windows(model: LanguageModel, text: Text, count: int, context: int) -> Iter
             yield piece.document, -float(values.sum(dtype=np.float64))
 
 
-def _unending(model: LanguageModel, text: Text, count: int) -> Iterator[tuple[int, float]]:
+def _unending(model: LanguageModel, text: Text) -> Iterator[tuple[int, float]]:
     """Documents side by side, the longest first, their memory carried from chunk to chunk to their ends."""
-    lengths = np.diff(text.starts[: count + 1]) + 1
+    lengths = np.diff(text.starts) + 1
     order = np.argsort(-lengths, kind="stable")
     while len(order):
         width = min(int(lengths[order[0]]) - 1, UNENDING)

@@ -2,7 +2,7 @@
 
 from mlx_gpt.corpus.batches import Running, Shuffled
 from mlx_gpt.corpus.corpus import Corpus, Source, Text, encode_text, open_corpus, overlap
-from mlx_gpt.corpus.documents import documents, files, spool_standard_input
+from mlx_gpt.corpus.documents import documents, files, named_paths
 
 __all__ = [
     "Corpus",
@@ -13,7 +13,7 @@ __all__ = [
     "documents",
     "encode_text",
     "files",
+    "named_paths",
     "open_corpus",
     "overlap",
-    "spool_standard_input",
 ]

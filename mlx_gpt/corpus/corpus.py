@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mlx_gpt import stories
-from mlx_gpt.corpus.documents import digest, documents, files, spool_standard_input
+from mlx_gpt.corpus.documents import digest, documents, files, named_paths
 from mlx_gpt.corpus.splits import SPLITS, Plan, fingerprint, groups, plan
 from mlx_gpt.errors import DataError
 from mlx_gpt.tokenizer import END_OF_TEXT, Tokenizer, short_lines
@@ -126,26 +126,21 @@ def open_corpus(source: Source, notice: Notice) -> Corpus:
 
     Raises DataError for text that is missing, unreadable, or too short to be split three ways.
     """
-    paths: tuple[Path, ...] = ()
     try:
-        paths = tuple(spool_standard_input() if path == "-" else Path(path) for path in source.paths)
-        found = [_story_file(notice)] if source.builtin else files(paths)
-        arranged, said = groups(found)
-        if said:
-            notice(said)
-        contents = [[list(group.shares.items()), digest(group.paths)] for group in arranged]
-        text = _key(FORMAT, source.split_seed, *contents)
-        key = _key(text, source.tokenizer, source.vocab_size)
-        folder = cache_folder() / key
-        if not (folder / "corpus.json").is_file():
-            _make(folder, source, [plan(group, source.split_seed) for group in arranged], notice)
-        return _open(folder, source, key, text)
+        with named_paths(source.paths) as paths:
+            found = [_story_file(notice)] if source.builtin else files(paths)
+            arranged, said = groups(found)
+            if said:
+                notice(said)
+            contents = [[list(group.shares.items()), digest(group.paths)] for group in arranged]
+            text = _key(FORMAT, source.split_seed, *contents)
+            key = _key(text, source.tokenizer, source.vocab_size)
+            folder = cache_folder() / key
+            if not (folder / "corpus.json").is_file():
+                _make(folder, source, [plan(group, source.split_seed) for group in arranged], notice)
+            return _open(folder, source, key, text)
     except OSError as error:
         raise DataError(f"{error.filename or cache_folder()}: {error.strerror}") from error
-    finally:
-        for path, name in zip(paths, source.paths, strict=False):
-            if name == "-":
-                path.unlink(missing_ok=True)
 
 
 def encode_text(texts: Iterable[str], tokenizer: Tokenizer) -> Text:

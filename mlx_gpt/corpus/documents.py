@@ -11,6 +11,7 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,6 +33,18 @@ def spool_standard_input() -> Path:
             Path(spool.name).unlink(missing_ok=True)
             raise
     return Path(spool.name)
+
+
+@contextmanager
+def named_paths(names: Sequence[str]) -> Iterator[tuple[Path, ...]]:
+    """The paths that `--data` names; for - a copy of standard input that vanishes in the end."""
+    spooled: dict[int, Path] = {}
+    try:
+        spooled = {place: spool_standard_input() for place, name in enumerate(names) if name == "-"}
+        yield tuple(spooled.get(place, Path(name)) for place, name in enumerate(names))
+    finally:
+        for path in spooled.values():
+            path.unlink(missing_ok=True)
 
 
 def files(paths: Sequence[Path]) -> list[Path]:
