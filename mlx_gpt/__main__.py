@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mlx_gpt import __version__, compare, download, evaluate, generate, ladder, train
+from mlx_gpt import __version__, compare, count, download, evaluate, generate, ladder, merge, train
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -41,7 +41,7 @@ def show_stages() -> None:
     click.echo("\npython -m mlx_gpt.train --stage N trains one; --stage N --help lists its settings.")
 
 
-for door in (train, generate, evaluate, compare, download):
+for door in (train, generate, evaluate, compare, count, merge, download):
     main.add_command(door.main, door.__name__.rpartition(".")[2])
 main.add_command(ladder.main, "train-all")
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import mlx.core as mx
 import numpy as np
 
 from mlx_gpt import stages
@@ -16,7 +14,7 @@ from mlx_gpt.corpus import Source
 from mlx_gpt.errors import CheckpointError, MlxGptError, SettingError
 from mlx_gpt.model import LanguageModel, Stage
 from mlx_gpt.recipe import Recipe, Settings
-from mlx_gpt.safetensors import check_header
+from mlx_gpt.safetensors import Array, check_header, read, write
 from mlx_gpt.tokenizer import Tokenizer
 
 FORMAT = 1
@@ -59,22 +57,9 @@ class Checkpoint:
 
 def save(path: Path, model: LanguageModel, tokenizer: Tokenizer, card: Card) -> None:
     """Write a checkpoint whole or not at all. Raises CheckpointError where the disk refuses."""
-    arrays = {f"model.{name}": array for name, array in model.arrays().items()}
-    arrays["tokenizer"] = mx.array(np.frombuffer(tokenizer.model, np.uint8))
-    metadata = {"format": "mlx", "mlx_gpt": card.json(), "tokenizer": tokenizer.kind}
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part.safetensors")
-    try:
-        mx.save_safetensors(str(part), arrays, metadata)
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: cannot be written ({error}); is the disk full?") from error
-    finally:
-        part.unlink(missing_ok=True)
+    arrays: dict[str, Array] = {f"model.{name}": array for name, array in model.arrays().items()}
+    arrays["tokenizer"] = np.frombuffer(tokenizer.model, np.uint8)
+    write(path, arrays, {"format": "mlx", "mlx_gpt": card.json(), "tokenizer": tokenizer.kind})
 
 
 def run_folder(number: int | None, run: Path | None) -> Path:
@@ -123,11 +108,9 @@ def load(folder: Path, number: int | None = None) -> Checkpoint:
     if number is not None and card.stage != number:
         raise CheckpointError(f"{path}: a checkpoint of stage {card.stage}, not of stage {number}")
     stage = stages.stage(card.stage)
+    arrays, metadata = read(path)
     try:
-        loaded = mx.load(str(path), return_metadata=True)
-        arrays, metadata = cast("tuple[dict[str, mx.array], dict[str, str]]", loaded)
-        spelled = np.array(arrays.pop("tokenizer"), np.uint8).tobytes()
-        tokenizer = Tokenizer(metadata["tokenizer"], spelled)
+        tokenizer = Tokenizer(metadata["tokenizer"], arrays.pop("tokenizer").tobytes())
         if tokenizer.vocab_size != card.vocab_size:
             raise CheckpointError("its tokenizer and its model disagree on the vocabulary")
         model = stage.model(card.config, card.vocab_size)

@@ -103,11 +103,28 @@ def _option(field: dataclasses.Field[Any], default: Any) -> click.Option:
     kind: click.ParamType[Any]
     if guards["choices"]:
         kind = click.Choice(guards["choices"])
+    elif isinstance(default, str):
+        return click.Option([name], default=default, show_default=bool(default), help=guards["help"])
+    elif guards["auto"]:
+        return click.Option(
+            [name],
+            type=_WholeOrAuto(guards["low"], guards["high"]),
+            default=default,
+            show_default=True,
+            help=guards["help"],
+        )
     elif isinstance(default, int):
         kind = click.IntRange(guards["low"], guards["high"])
     else:
         kind = click.FloatRange(guards["low"], guards["high"])
     return click.Option([name], type=kind, default=default, show_default=True, help=guards["help"])
+
+
+class _WholeOrAuto(click.IntRange):
+    """A whole number, or the word auto, which stands for 0."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return 0 if value in ("auto", 0) else super().convert(value, param, ctx)
 
 
 def which_run(function: Function) -> Function:

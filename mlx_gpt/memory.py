@@ -22,7 +22,7 @@ class Memory(Protocol):
 
 
 class Window:
-    """The last few token ids: all that an n-gram or a feed-forward model remembers."""
+    """The last few token ids: all that a feed-forward model remembers."""
 
     def __init__(self, batch: int, size: int) -> None:
         self.size = size
@@ -37,6 +37,20 @@ class Window:
         seen = mx.concatenate([self.arrays[0], ids.astype(mx.int32)], axis=1)
         self.arrays[0] = seen[:, max(0, seen.shape[1] - self.size) :]
         return seen
+
+
+class Rows:
+    """Where a counted model stands: for k = 1 … N - 1 the row of the k-gram just read, -1 where it was never seen.
+
+    All that the next token's probabilities can depend on, found without reading anything again.
+    """
+
+    def __init__(self, batch: int, order: int) -> None:
+        self.arrays = [mx.full((order - 1, batch), -1, mx.int32)]  # (N - 1, B)
+
+    @property
+    def room(self) -> int | None:
+        return None
 
 
 class State:

@@ -21,6 +21,7 @@ from mlx_gpt.corpus import Corpus
 from mlx_gpt.errors import SettingError, TokenizerError
 from mlx_gpt.memory import Memory
 from mlx_gpt.recipe import Recipe, Settings
+from mlx_gpt.safetensors import Array
 
 PRESETS = ("tiny", "small", "base", "large")
 
@@ -72,12 +73,15 @@ class LanguageModel(Protocol):
         """Log-probability (B, T - 1) of each id but the first; the memory takes in all ids but the last."""
         ...
 
-    def arrays(self) -> dict[str, mx.array]:
-        """All there is to save."""
+    def arrays(self) -> Mapping[str, Array]:
+        """All there is to save; what does not fit in memory as columns on disk."""
         ...
 
-    def restore(self, arrays: dict[str, mx.array]) -> None:
-        """Take over saved arrays. Raises CheckpointError where names or shapes do not fit."""
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take over saved arrays, read-only and memory-mapped: what is counted stays mapped, weights are copied.
+
+        Raises CheckpointError where names, shapes or types do not fit.
+        """
         ...
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,9 +20,17 @@ def setting(
     high: float | None = None,
     choices: tuple[str, ...] = (),
     divides: str = "",
+    reads: Callable[[str], Any] | None = None,
+    auto: bool = False,
 ) -> Any:
-    """A dataclass field that explains and guards itself; `divides` names a field it must divide."""
-    guards = {"help": help, "low": low, "high": high, "choices": choices, "divides": divides}
+    """A dataclass field that explains and guards itself.
+
+    divides  names a field it must divide
+    reads    what makes sense of a text, raising SettingError where there is none
+    auto     a whole number for which the command line also takes the word auto, which means 0
+    """
+    guards: dict[str, object] = {"help": help, "low": low, "high": high, "choices": choices}
+    guards |= {"divides": divides, "reads": reads, "auto": auto}
     return field(default=default, metadata=guards)
 
 
@@ -40,8 +50,12 @@ class Settings:
                 raise SettingError(f"{name} {value!r}: expected {kind.__name__}, e.g. {each.default}")
             if guards["choices"] and value not in guards["choices"]:
                 raise SettingError(f"{name} {value!r}: choose one of {', '.join(guards['choices'])}")
+            if guards["reads"]:
+                guards["reads"](value)
             if isinstance(value, float) and not math.isfinite(value):
                 raise SettingError(f"{name} {value}: must be a finite number")
+            if guards["auto"] and value == 0:
+                continue
             if guards["low"] is not None and value < guards["low"]:
                 raise SettingError(f"{name} {value}: must be at least {guards['low']}")
             if guards["high"] is not None and value > guards["high"]:
@@ -66,6 +80,16 @@ class Recipe(Settings):
     seed: int = setting(0, "seed of the first weights and of the order of the batches", low=0, high=2**63 - 1)
 
 
+def size_in_bytes(text: str) -> int:
+    """Bytes of a size such as 500M, 2G or 1.5GB; 0 for no text. Raises SettingError for anything else."""
+    if not text:
+        return 0
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)i?B?", text, re.IGNORECASE)
+    if not found or not float(found[1]):
+        raise SettingError(f"--memory {text}: expected a size such as 500M or 2G")
+    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
+
+
 @dataclass(frozen=True)
 class Counting(Recipe):
     """How the counting stages (1-4) are fitted: one pass of counting, then weights on held-out text."""
@@ -73,6 +97,15 @@ class Counting(Recipe):
     em_rounds: int = setting(
         30, "rounds of expectation-maximisation for weights fitted on held-out text", low=1, high=10_000
     )
+    memory: str = setting(
+        "",
+        "the most memory to count in, such as 2G: a text that needs more is counted in shards, merged on disk; "
+        "half of the machine's without it",
+        reads=size_in_bytes,
+    )
+    shards: int = setting(1, "parts to count one after the other and merge; changes no bit", low=1, high=100_000)
+    counted: str = setting("", "file of counts (mlx_gpt.count, mlx_gpt.merge) to use instead of the training text")
+    counts: bool = setting(False, "print the counts of counts, discounts and numbers of n-grams, as lmplz does")
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from mlx_gpt.sampling import Taste, generate, stream
 
 LOG, SAMPLES, CURVE = "log.jsonl", "samples.txt", "curve.png"
 SAMPLE_TOKENS = 60
+BOOKKEEPING = ("tokens", "starts", "bases", "block")  # arrays of a table that hold no probabilities
 QUIET_SECONDS = 20.0  # between two lines of progress where nobody watches a terminal
 
 
@@ -52,7 +53,8 @@ def prepare(folder: Path) -> Path:
 
 def parameter_count(model: LanguageModel) -> int:
     """Numbers in a model: its weights, or the probabilities and backoffs of its table."""
-    return sum(array.size for name, array in model.arrays().items() if not name.endswith("keys"))
+    found = model.arrays().items()
+    return sum(math.prod(array.shape) for name, array in found if not name.endswith(BOOKKEEPING))
 
 
 class Run:
@@ -181,7 +183,7 @@ class Run:
             bold=True,
         )
         click.echo(f"\n{self._sample(self.model, 2 * SAMPLE_TOKENS)}\n")
-        if not drawn and self.latest.steps > 1:
+        if not drawn and math.isfinite(self.latest.loss):
             self.notice("no curve.png: pip install 'mlx-gpt[plots]' draws one")
         default = self.folder == Path(os.path.abspath(checkpoint.RUNS / self.stage.run))
         named = f"--stage {self.stage.number}" if default else f"--run {os.path.relpath(self.folder)}"

@@ -1,19 +1,133 @@
-"""The safetensors header, checked before MLX sees the file: a hostile file must not reach native code."""
+"""The safetensors format: written a piece at a time, mapped into memory when read, and checked before it is believed.
+
+8 bytes  length of the header, little-endian
+header   JSON: the metadata, and of each array its type, its shape and where it lies; padded with spaces
+arrays   end to end, larger items first, so that each begins at a multiple of its items' size
+
+A column on disk may be larger than memory on the way out and on the way in. MLX never parses a file: a hostile one
+must not reach native code.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import json
 import math
-import struct
+import mmap
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeAlias
+
+import mlx.core as mx
+import numpy as np
 
 from mlx_gpt.errors import CheckpointError
 
+PIECE = 2**22  # bytes written in one go
 LARGEST_HEADER = 16 * 2**20  # bytes
 MOST_ARRAYS = 10_000
-ITEM = {"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4, "I32": 4, "F32": 4}
-ITEM |= {"U64": 8, "I64": 8, "F64": 8}
+TYPES = {
+    "BOOL": np.dtype("?"),
+    "U8": np.dtype("<u1"),
+    "I8": np.dtype("<i1"),
+    "U16": np.dtype("<u2"),
+    "I16": np.dtype("<i2"),
+    "U32": np.dtype("<u4"),
+    "I32": np.dtype("<i4"),
+    "U64": np.dtype("<u8"),
+    "I64": np.dtype("<i8"),
+    "F16": np.dtype("<f2"),
+    "F32": np.dtype("<f4"),
+    "F64": np.dtype("<f8"),
+}
+NAMES = {dtype: name for name, dtype in TYPES.items()}
+TYPES["BF16"] = np.dtype("<u2")  # NumPy has no such type: the upper half of a float32
+
+
+class Column(Protocol):
+    """An array that need not be in memory: `column[a:b]` are its rows from a to b, of shape (b - a, ...)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def __getitem__(self, rows: slice, /) -> np.ndarray: ...
+
+
+Array: TypeAlias = np.ndarray | mx.array | Column
+
+
+@dataclass(frozen=True)
+class _Place:
+    """One array of a file: bytes `begin` to `end` after the header."""
+
+    kind: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def write(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
+    """Write a file whole or not at all, with some MB of a column in memory at a time.
+
+    An earlier file stays as it was until the new one is safe on the disk; whoever has it mapped keeps it.
+    Raises CheckpointError where the disk refuses.
+    """
+    stored = {name: _stored(array) for name, array in arrays.items()}
+    order = sorted(stored, key=lambda name: -TYPES[stored[name][0]].itemsize)
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name in order:
+        kind, shape = stored[name][0], tuple(arrays[name].shape)
+        begin, end = end, end + math.prod(shape) * TYPES[kind].itemsize
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": (begin, end)}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    assert len(text) <= LARGEST_HEADER, "more metadata than read accepts"
+    _parse(text, end)  # what read would refuse is never written: a ValueError here is a mistake of ours
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name in order:
+                for piece in _pieces(stored[name][1]):
+                    file.write(piece.data)
+            file.flush()
+            _to_disk(file.fileno())
+        part.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        full = "; is the disk full?" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        raise CheckpointError(f"{path}: cannot be written ({error.strerror or error}{full})") from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays of a file, read-only and mapped: only what is looked at is ever read. And its metadata.
+
+    bfloat16 becomes float32, exactly, and is the one type that is copied. Raises CheckpointError as check_header does.
+    """
+    data, places, metadata = _map(path)
+    arrays = {}
+    for name, place in places.items():
+        array: np.ndarray = np.ndarray(place.shape, TYPES[place.kind], data, place.begin)
+        if place.kind == "BF16":
+            array = np.asarray(array.astype(np.uint32) << np.uint32(16)).view(np.float32)
+            array.flags.writeable = False
+        arrays[name] = array
+    return arrays, metadata
 
 
 def check_header(path: Path) -> dict[str, str]:
@@ -21,48 +135,114 @@ def check_header(path: Path) -> dict[str, str]:
 
     Raises CheckpointError saying what is wrong with any other file.
     """
+    return _map(path)[2]
+
+
+def _stored(array: Array) -> tuple[str, Column]:
+    """The format's name for an array's type, and its rows as NumPy has them; a single number is one row."""
+    if isinstance(array, mx.array):
+        if array.dtype == mx.bfloat16:
+            return "BF16", np.atleast_1d(np.asarray(array.view(mx.uint16)))
+        array = np.asarray(array)
+    if isinstance(array, np.ndarray):
+        array = np.atleast_1d(array)
+    return NAMES[array.dtype.newbyteorder("<")], array
+
+
+def _pieces(column: Column) -> Iterator[np.ndarray]:
+    """All rows in order, little-endian and contiguous, as many at a time as fit in a piece."""
+    count, *rest = column.shape
+    step = max(1, PIECE // max(1, math.prod(rest) * column.dtype.itemsize))
+    for start in range(0, count, step):
+        stop = min(start + step, count)
+        rows = column[start:stop]
+        assert rows.shape == (stop - start, *rest) and rows.dtype == column.dtype, "a column that is not what it says"
+        yield np.ascontiguousarray(rows, column.dtype.newbyteorder("<"))
+
+
+def _to_disk(file: int) -> None:
+    """Wait until a file is on the disk. On macOS fsync leaves it in the drive's own memory, F_FULLFSYNC does not."""
+    full = getattr(fcntl, "F_FULLFSYNC", None)
+    if full is not None:
+        with contextlib.suppress(OSError):  # network drives do not know it
+            fcntl.fcntl(file, full)
+            return
+    os.fsync(file)
+
+
+def _map(path: Path) -> tuple[memoryview, dict[str, _Place], dict[str, str]]:
+    """The bytes of a file after its header, mapped; where its arrays lie in them; its metadata."""
     try:
         with path.open("rb") as file:
-            size = path.stat().st_size
-            start = file.read(8)
-            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-            if not 2 <= length <= min(size - 8, LARGEST_HEADER):
-                raise CheckpointError(f"{path}: not a checkpoint, or a truncated one ({size:,} bytes)")
-            text = file.read(length)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+            size = os.fstat(file.fileno()).st_size
+            mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b""
+    except (OSError, ValueError) as error:  # ValueError: shorter than it was a moment ago
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise CheckpointError(f"{path}: cannot be read ({reason})") from error
+    length = int.from_bytes(mapped[:8], "little")
+    if not 2 <= length <= min(size - 8, LARGEST_HEADER):
+        raise CheckpointError(f"{path}: not a checkpoint, or a truncated one ({size:,} bytes)")
     try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_without_repeats)
-        metadata: dict[str, str] = header.pop("__metadata__", None) or {}
-        if not all(isinstance(value, str) for value in metadata.values()):
-            raise ValueError("metadata that is no text")
-        if len(header) > MOST_ARRAYS:
-            raise ValueError(f"{len(header)} arrays")
-        end = 0
-        for begin, stop, needed in sorted(_extent(name, told) for name, told in header.items()):
-            if begin != end or stop - begin != needed:
-                raise ValueError("arrays that do not lie end to end")
-            end = stop
-        if end != size - 8 - length:
-            raise ValueError(f"{end:,} bytes of arrays announced, {size - 8 - length:,} there: truncated?")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        data = memoryview(mapped)[8 + length :]
+        return data, *_parse(mapped[8 : 8 + length], len(data))
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a checkpoint, or a damaged one ({error})") from error
-    return metadata
+
+
+def _parse(text: bytes, size: int) -> tuple[dict[str, _Place], dict[str, str]]:
+    """Where the arrays lie in the `size` bytes after a header, and the metadata.
+
+    Raises ValueError for what the format forbids, and where a byte belongs to no array or to two.
+    """
+    if not text.startswith(b"{"):
+        raise ValueError("a header that is no JSON object")
+    header = json.loads(text.decode("utf-8"), object_pairs_hook=_without_repeats, parse_int=_count)
+    metadata = header.pop("__metadata__", None)
+    metadata = {} if metadata is None else metadata
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("metadata that is no text")
+    if len(header) > MOST_ARRAYS:
+        raise ValueError(f"{len(header):,} arrays")
+    places = {name: _place(name, told) for name, told in header.items()}
+    end = 0
+    for place in sorted(places.values(), key=lambda place: (place.begin, place.end)):
+        if place.begin != end:
+            raise ValueError("arrays that do not lie end to end")
+        end = place.end
+    if end != size:
+        raise ValueError(f"{end:,} bytes of arrays announced, {size:,} there: truncated?")
+    return places, metadata
+
+
+def _place(name: str, told: object) -> _Place:
+    """One entry of the header. Raises ValueError where its numbers do not fit each other."""
+    label = f"array {name!r:.60}"
+    if not isinstance(told, dict) or told.keys() != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"{label}: not a type, a shape and a place")
+    kind, shape, offsets = told["dtype"], told["shape"], told["data_offsets"]
+    if not isinstance(kind, str) or kind not in TYPES:
+        raise ValueError(f"{label}: a type that is unknown here")
+    if not (isinstance(shape, list) and isinstance(offsets, list) and len(shape) <= 16 and len(offsets) == 2):
+        raise ValueError(f"{label}: a shape or a place that is none")
+    if any(type(n) is not int or n >= 2**48 for n in (*shape, *offsets)):
+        raise ValueError(f"{label}: sizes that are no counts")
+    if math.prod(n for n in shape if n) >= 2**60:  # NumPy multiplies these even where another one is 0
+        raise ValueError(f"{label}: a shape that cannot be")
+    begin, end = offsets
+    if end - begin != math.prod(shape) * TYPES[kind].itemsize:
+        raise ValueError(f"{label}: {end - begin:,} bytes, which its shape does not fill")
+    return _Place(kind, tuple(shape), begin, end)
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("a name that stands twice")
+    "".join((*found, *(value for value in found.values() if isinstance(value, str)))).encode()  # no half surrogates
     return found
 
 
-def _extent(name: str, told: dict[str, Any]) -> tuple[int, int, int]:
-    """Where an array begins and ends, and the bytes that its type and shape need."""
-    begin, stop = told["data_offsets"]
-    shape = told["shape"]
-    if told.keys() != {"dtype", "shape", "data_offsets"} or len(shape) > 16:
-        raise ValueError(f"array {name}")
-    if any(type(n) is not int or not 0 <= n < 2**48 for n in (begin, stop, *shape)):
-        raise ValueError(f"array {name}: sizes that are no counts")
-    return begin, stop, math.prod(shape) * ITEM[told["dtype"]]
+def _count(digits: str) -> int:
+    if digits.startswith("-"):  # -0 too: other readers refuse it
+        raise ValueError("a size below zero")
+    return int(digits)

@@ -1,5 +1,7 @@
 """Text to token ids and back without loss: SentencePiece BPE (the default) or characters, or plain bytes.
 
+A fourth kind, the words of an imported model, is never trained and not without loss.
+
 Source: Sennrich et al. 2016 (BPE); Kudo & Richardson 2018 (SentencePiece).
 """
 
@@ -16,10 +18,14 @@ import sentencepiece
 from mlx_gpt.errors import TokenizerError
 
 KINDS = ("bpe", "char", "byte")
+WORD = "word"
+LOADABLE = (*KINDS, WORD)
 END_OF_TEXT = "<|endoftext|>"
 LARGEST_MODEL = 16 * 2**20  # bytes: a SentencePiece model beyond it is an attack or a mistake
 LARGEST_VOCABULARY = 2**20
 LONGEST_LINE = 1_000  # characters; SentencePiece leaves out training lines over 4,192 bytes
+END_OF_SENTENCE, UNKNOWN = "</s>", "<unk>"
+WORDS = re.compile(r"[^ \t\r\n\0]+")  # what KenLM takes for a word: other blanks may stand inside it
 SPACE_SIGN = "\u2581"  # SentencePiece's stand-in for a space, so it cannot carry the sign itself
 
 
@@ -27,27 +33,36 @@ class Tokenizer:
     """One vocabulary of `vocab_size` ids; `decode(encode(text)) == text` for every valid Unicode text.
 
     `eot` is the id of the end-of-text mark, which stands before and after every document and which no
-    text can spell.
+    text can spell. `unknown` is the id of what the vocabulary lacks, None where it lacks nothing.
+
+    Of kind "word", `model` holds the words of the vocabulary in UTF-8, one a line in the order of their ids, </s> (the
+    end of text) and <unk> among them. A text is cut at blanks, which are all alike, and comes back with one space
+    before each word.
     """
 
     def __init__(self, kind: str, model: bytes = b"") -> None:
-        """From a kind and, but for bytes, a serialised SentencePiece model.
+        """From a kind and, but for bytes, a serialised SentencePiece model or a list of words.
 
         Raises TokenizerError for an unknown kind, a damaged model, or one over 16 MB.
         """
-        if kind not in KINDS:
+        if kind not in LOADABLE:
             raise TokenizerError(f"tokenizer {kind!r}: choose one of {', '.join(KINDS)}")
         self.kind, self.model = kind, model
+        self.unknown: int | None = None
         if kind == "byte":
             self.vocab_size, self.eot = 257, 256
             return
         if len(model) > LARGEST_MODEL:
             raise TokenizerError(f"tokenizer of {len(model):,} bytes: more than {LARGEST_MODEL:,} is refused")
+        if kind == WORD:
+            self._read_words()
+            return
         try:
             self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
         except RuntimeError as error:
             raise TokenizerError(f"damaged SentencePiece model ({error}); train again") from error
         self.vocab_size, self.eot = self._pieces.get_piece_size(), self._pieces.eos_id()
+        self.unknown = self._pieces.unk_id()
         spelled = [self._pieces.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_SIGN.encode()]
         if self.eot < 0 or len(set(spelled)) < len(spelled):
             raise TokenizerError("SentencePiece model without end-of-text or byte pieces; train one here")
@@ -61,6 +76,8 @@ class Tokenizer:
         A text too small for `vocab_size` gets the largest vocabulary it can fill: compare `vocab_size`.
         Raises TokenizerError when the text needs more ids than `vocab_size`, or there is no text.
         """
+        if kind == WORD:
+            raise TokenizerError("the words of an imported model are not learned from a text; name one with --data")
         if kind == "byte":
             return cls(kind)
         model = io.BytesIO()
@@ -108,6 +125,8 @@ class Tokenizer:
             raise TokenizerError(f"not valid Unicode: {error.reason} at character {error.start}") from error
         if self.kind == "byte":
             return [np.frombuffer(each, np.uint8).astype(np.int32) for each in raw]
+        if self.kind == WORD:
+            return [self._word_ids(text) for text in texts]
         plain = [part for text in texts for part in text.split(SPACE_SIGN)]
         coded = iter(self._pieces.encode(plain, num_threads=os.cpu_count() or 1))
         rows = []
@@ -134,11 +153,36 @@ class Tokenizer:
         """The text of ids; bytes that are no UTF-8 become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
+    def pieces(self) -> list[str]:
+        """What each id (V,) is called: a piece with U+2581 for a space, <0x41> for a byte, a word, or a mark."""
+        if self.kind == "byte":
+            return [*(f"<0x{byte:02X}>" for byte in range(self.eot)), END_OF_TEXT]
+        if self.kind == WORD:
+            return self.model.decode().split("\n")
+        return [self._pieces.id_to_piece(piece) for piece in range(self.vocab_size)]
+
     def check(self, ids: np.ndarray) -> None:
         """Raise TokenizerError naming the first id outside the vocabulary."""
         outside = (ids < 0) | (ids >= self.vocab_size)
         if outside.any():
             raise TokenizerError(f"token id {int(ids[outside][0])}: the vocabulary is 0 to {self.vocab_size - 1}")
+
+    def _read_words(self) -> None:
+        try:
+            words = self.model.decode().split("\n")
+        except UnicodeDecodeError as error:
+            raise TokenizerError("damaged list of words (not UTF-8); import the model again") from error
+        self._ids = {word: number for number, word in enumerate(words)}
+        marked = END_OF_SENTENCE in self._ids and UNKNOWN in self._ids
+        if not marked or len(self._ids) < len(words) or not all(map(WORDS.fullmatch, words)):
+            raise TokenizerError("damaged list of words; import the model again")
+        self.vocab_size, self.unknown = len(words), self._ids[UNKNOWN]
+        self.eot = self._ids.pop(END_OF_SENTENCE)
+        self._spelling = [f" {word}".encode() for word in words]
+        self._spelling[self.eot] = b""
+
+    def _word_ids(self, text: str) -> np.ndarray:
+        return np.array([self._ids.get(word, self.unknown) for word in WORDS.findall(text)], np.int32)
 
     def _spell(self, piece: int) -> bytes:
         if self._pieces.is_byte(piece):

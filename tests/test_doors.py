@@ -256,7 +256,7 @@ MISTAKES = [
     ("evaluate", "--run {run}/1 --data {tmp}/missing.txt", "no such file"),
     ("evaluate", "--run {run}/1 --data {tmp}/latin1.txt", "not UTF-8"),
     ("compare", "--runs {tmp}/no_text", "no trained runs"),
-    ("train", "--stage 1 --stage 4 --add 2", "no setting --add"),
+    ("train", "--stage 4 --stage 1 --buckets 2", "no setting --buckets"),
     ("train", "--stage 11 --data {stories} --run {run}/4 --length 512", "longer than --context"),
     ("compare", "--runs {run} --data -", "only once"),
     ("ladder", "--data -", "only once"),

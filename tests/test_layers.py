@@ -15,7 +15,7 @@ LEVELS = [
     {"stages"},
     {"checkpoint", "sampling"},
     {"door", "heldout", "run"},
-    {"train", "generate", "evaluate", "compare", "download", "ladder"},
+    {"train", "generate", "evaluate", "compare", "download", "ladder", "count", "merge", "arpa"},
     {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
@@ -27,6 +27,7 @@ INSIDE = {
     ("stories", "errors"),
     ("door", "checkpoint"),
     ("ladder", "train"),
+    ("count", "train"),
 }  # within one level, this way only
 
 

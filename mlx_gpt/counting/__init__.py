@@ -1,8 +1,27 @@
-"""N-gram models in NumPy: counts, smoothing, and tables that answer for many positions at once."""
+"""N-gram models in NumPy: counted by sorting, smoothed by one rule, asked for millions of tokens at once."""
 
 from mlx_gpt.counting.counted import Counted
-from mlx_gpt.counting.counts import Order, count
-from mlx_gpt.counting.smoothing import FAMILY, add_k, jelinek_mercer
+from mlx_gpt.counting.counts import Counts, Order, count
+from mlx_gpt.counting.estimate import estimate, thresholds
+from mlx_gpt.counting.family import FAMILY, Wanted
+from mlx_gpt.counting.sampler import Sampler
+from mlx_gpt.counting.smoothing import AddK, Smoothing
 from mlx_gpt.counting.table import Level, Table
+from mlx_gpt.counting.weights import fitted
 
-__all__ = ["FAMILY", "Counted", "Level", "Order", "Table", "add_k", "count", "jelinek_mercer"]
+__all__ = [
+    "FAMILY",
+    "AddK",
+    "Counted",
+    "Counts",
+    "Level",
+    "Order",
+    "Sampler",
+    "Smoothing",
+    "Table",
+    "Wanted",
+    "count",
+    "estimate",
+    "fitted",
+    "thresholds",
+]

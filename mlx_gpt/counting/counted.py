@@ -4,83 +4,173 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-from mlx_gpt.corpus import Corpus
-from mlx_gpt.counting.counts import Order, count
+from mlx_gpt.corpus import Corpus, cache_folder
+from mlx_gpt.counting.columns import Shelf
+from mlx_gpt.counting.counts import Counts, count
+from mlx_gpt.counting.estimate import estimate
+from mlx_gpt.counting.merge import count_in_shards
+from mlx_gpt.counting.packed import Starts
+from mlx_gpt.counting.quantise import quantised
+from mlx_gpt.counting.record import read_counts
+from mlx_gpt.counting.sampler import Sampler
+from mlx_gpt.counting.smoothing import Smoothing
+from mlx_gpt.counting.statistics import Statistics, statistics_lines
 from mlx_gpt.counting.table import Level, Table
-from mlx_gpt.errors import CheckpointError
+from mlx_gpt.counting.tables import as_arrays, as_table
+from mlx_gpt.device import memory_of_machine, resident_memory
+from mlx_gpt.errors import DataError, SettingError
 from mlx_gpt.measure import measure
-from mlx_gpt.memory import Memory, Window
+from mlx_gpt.memory import Memory, Rows
 from mlx_gpt.model import Progress, Report, check_ids
+from mlx_gpt.recipe import Counting, size_in_bytes
+from mlx_gpt.safetensors import Array
+
+HIGHEST = 10  # order
+LEAST = 64 * 2**20  # bytes beyond the program itself in which anything can be counted
 
 
 class Counted(ABC):
-    """A model that is counted, not trained: subclasses say of what order, and how counts become a table."""
+    """A model that is counted, not trained: subclasses say of what order, and how it is smoothed.
+
+    An order of 0 is chosen on the validation text. `prune` holds what n-grams are dropped (see estimate).
+    """
+
+    prune: Sequence[int] = ()
+    in_bits = False  # keep the table in 8-bit numbers
 
     def __init__(self, order: int, vocab_size: int) -> None:
         """Uniform over the vocabulary until it is fitted."""
-        self.order, self.vocab_size = order, vocab_size
-        uniform = np.full(vocab_size, 1 / vocab_size, np.float32)
-        self.table = Table([Level(np.arange(vocab_size), uniform, np.ones(vocab_size, np.float32))])
+        self.wanted, self.vocab_size = order, vocab_size
+        self.table = _uniform(vocab_size)
+
+    @property
+    def order(self) -> int:
+        """Tokens in an n-gram, the predicted one included."""
+        return self.table.order
 
     @abstractmethod
-    def estimate(self, orders: list[Order], heldout: np.ndarray, recipe: Any, report: Report) -> Table:
-        """The table of these counts; `heldout` is the validation stream (N,)."""
+    def smoothing(self, counts: Counts, heldout: np.ndarray, recipe: Any) -> Smoothing:
+        """How these counts are smoothed; `heldout` is the validation stream (M,)."""
 
-    def fit(self, corpus: Corpus, recipe: Any, report: Report) -> None:
-        """Count the training text once and smooth the counts."""
-        started = Progress(0, 1, math.nan, 0.0, 0, 0.0)
-        report.progress(started)
-        orders = count(corpus.train.ids, self.order, self.vocab_size, corpus.tokenizer.eot)
-        self.table = self.estimate(orders, corpus.valid.ids, recipe, report)
-        report.validated(self, 1, measure(self, corpus.valid).bits_per_byte)
+    def fit(self, corpus: Corpus, recipe: Counting, report: Report) -> None:
+        """Count the training text once and smooth the counts; of several orders, the best on the validation text."""
+        best = math.inf
+        orders = [self.wanted] if self.wanted else list(range(1, HIGHEST + 1))
+        kept, lines = self.table, list[str]()
+        for step, order in enumerate(orders):
+            report.progress(Progress(step, len(orders), math.nan, 0.0, 0, 0.0))
+            found = self._fit(order, corpus, recipe, report)
+            bits = measure(self, corpus.valid).bits_per_byte
+            if not self.wanted:
+                report.notice(f"order {order}: {bits:.4f} bits per byte on the validation text")
+            if step and bits >= best:
+                break
+            best, kept, lines = bits, self.table, statistics_lines(found)
+        self.table = kept
+        if recipe.counts:
+            for line in ("Statistics:", *lines):
+                report.notice(line)
+        if math.isinf(best):
+            report.notice("some tokens of the validation text have no probability at all: take another --smoothing")
+        report.validated(self, 1, best)
+
+    def _fit(self, order: int, corpus: Corpus, recipe: Counting, report: Report) -> list[Statistics]:
+        """Fill the table with one order's model."""
+        ids, threads = corpus.train.ids, 0
+        room = _room(recipe)
+        size = min(-(-len(ids) // recipe.shards), room // bytes_per_token(order))
+        on_disk = size < len(ids) and size * recipe.shards < len(ids)
+        try:
+            with Shelf(_folder() if on_disk else None) as shelf:
+                if recipe.counted:
+                    counts = read_counts(Path(recipe.counted), corpus.tokenizer).of_order(order)
+                elif size < len(ids):
+                    counts = count_in_shards(ids, order, self.vocab_size, corpus.tokenizer.eot, size, shelf, threads)
+                else:
+                    counts = count(ids, order, self.vocab_size, corpus.tokenizer.eot, threads)
+                chosen = self.smoothing(counts, corpus.valid.ids, recipe)
+                self.table, found = estimate(counts, chosen, report.notice, self.prune, shelf, room // 8, threads)
+        except OSError as error:
+            raise DataError(
+                f"{error.filename or _folder()}: counting ended, {error.strerror}; "
+                "make room there, or name another folder with MLX_GPT_CACHE"
+            ) from error
+        if self.in_bits:
+            self.table = quantised(self.table)
+        return found
 
     def memory(self, batch: int = 1) -> Memory:
-        """The last N - 1 tokens."""
-        return Window(batch, self.order - 1)
+        """A row for each length of context up to N - 1."""
+        return Rows(batch, self.order)
 
     def logprobs(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         """(B, T) -> (B, T, V), natural logarithms."""
         check_ids(ids, self.vocab_size)
-        seen = self._with_context(ids, memory)
-        context = seen.shape[1] - ids.shape[1]
-        return mx.array(self.table.dense(seen)[:, context:])
+        rows = self._rows(ids.shape[0], memory)
+        states = self.table.advance(np.array(ids), np.array(rows.arrays[0]))  # (N - 1, B, T)
+        rows.arrays[0] = mx.array(states[:, :, -1].astype(np.int32))
+        p = self.table.distributions(states.reshape(self.order - 1, ids.size))
+        with np.errstate(divide="ignore"):
+            return mx.array(np.log(p, out=p).reshape(*ids.shape, self.vocab_size))
 
     def score(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         """(B, T) -> (B, T - 1); never makes a table of the vocabulary."""
         check_ids(ids, self.vocab_size)
-        seen = np.concatenate([self._with_context(ids[:, :-1], memory), np.array(ids[:, -1:])], axis=1)
-        return mx.array(self.table.score(seen)[:, seen.shape[1] - ids.shape[1] :].astype(np.float32))
+        rows = self._rows(ids.shape[0], memory)
+        read, before = np.array(ids), np.array(rows.arrays[0])
+        scores, _ = self.table.score(read, before)
+        if memory is not None and read.shape[1] > 1:
+            near = read[:, :-1][:, -max(1, self.order - 1) :]
+            known = before if near.shape[1] == read.shape[1] - 1 else None
+            rows.arrays[0] = mx.array(self.table.advance(near, known)[:, :, -1].astype(np.int32))
+        return mx.array(scores[:, 1:])
 
-    def _with_context(self, ids: mx.array, memory: Memory | None) -> np.ndarray:
-        window = self.memory(ids.shape[0]) if memory is None else memory
-        assert isinstance(window, Window), "a memory of another model"
-        return np.array(window.extend(ids))
+    def sample(self, batch: int, length: int, eot: int, seed: int) -> np.ndarray:
+        """(B, T) ids of sequences drawn side by side, each beginning a document; see counting.sampler."""
+        return Sampler(self.table).sample(batch, length, eot, seed)
 
-    def arrays(self) -> dict[str, mx.array]:
-        """Keys, probabilities and backoffs of every order."""
-        return {
-            f"{k}.{name}": mx.array(getattr(level, name))
-            for k, level in enumerate(self.table.levels, 1)
-            for name in ("keys", "probabilities", "backoffs")
-        }
+    def _rows(self, batch: int, memory: Memory | None) -> Rows:
+        rows = self.memory(batch) if memory is None else memory
+        assert isinstance(rows, Rows), "a memory of another model"
+        return rows
 
-    def restore(self, arrays: dict[str, mx.array]) -> None:
-        """Raises CheckpointError where an order is missing, or its arrays are no table."""
-        try:
-            levels = [
-                Level(*(np.array(arrays[f"{k}.{name}"]) for name in ("keys", "probabilities", "backoffs")))
-                for k in range(1, self.order + 1)
-            ]
-        except KeyError as error:
-            raise CheckpointError(f"a table without {error.args[0]}; train again") from error
-        for below, level in zip([None, *levels], levels, strict=False):
-            rows = len(below.keys) if below else 1
-            sound = len(level.keys) == len(level.probabilities) == len(level.backoffs)
-            if not sound or (np.diff(level.keys) <= 0).any() or (level.keys >= rows * self.vocab_size).any():
-                raise CheckpointError("a damaged table of n-grams; train again")
-        self.table = Table(levels)
+    def arrays(self) -> dict[str, Array]:
+        """Tokens, starts, probabilities and backoffs of every order."""
+        return as_arrays(self.table)
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keeps the arrays mapped. Raises CheckpointError where they are no table of this vocabulary."""
+        self.table = as_table(arrays, self.vocab_size)
+
+
+def bytes_per_token(order: int) -> int:
+    """The most memory that counting takes for each token of the text, whatever the text: see counts.py."""
+    return 20 + 14 * order
+
+
+def _room(recipe: Counting) -> int:
+    """Bytes that counting may take besides what the program holds already."""
+    wanted = size_in_bytes(recipe.memory)
+    room = (wanted or memory_of_machine() // 2) - resident_memory()
+    if room < LEAST:
+        least = -(-(resident_memory() + LEAST) // 2**20)
+        raise SettingError(f"--memory {recipe.memory}: too little to count in; at least {least}M")
+    return room
+
+
+def _folder() -> Path:
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _uniform(vocab_size: int) -> Table:
+    p = np.full(vocab_size, 1 / vocab_size, np.float32)
+    return Table([Level(np.arange(vocab_size), Starts(np.array([0, vocab_size], np.int32)), p, None)])

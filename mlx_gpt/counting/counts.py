@@ -1,69 +1,313 @@
-"""N-grams counted by sorting: every order's rows in lexicographic order, as arrays.
+"""N-grams counted by sorting packed integers: no strings and no hashing, on as many threads as there are cores.
 
-A k-gram is named by its row. Row r of order k is the pair (row of its first k - 1 tokens, last token), packed
-into one integer; so sorting integers sorts n-grams, and the children of a context lie side by side.
+A k-gram is named by its row in lexicographic order. The k-gram that ends at position p is the pair (row of the
+(k-1)-gram that ends at p - 1, token at p), packed into one integer with the position in its low bits: sorting
+these integers sorts n-grams and says where they stand, so the rows of order k + 1 can be made from those of
+order k. Windows are dealt out by their first token; each part is a range of rows of its own at every order, so
+that threads need not meet and only a few parts' keys exist at one time.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from mlx_gpt.counting.columns import Column, whole
+
+CHUNK = 2**16  # elements handled in one go: what fits a core's own cache
+MOST_ROWS = 2**31 - 1
+NEVER = np.iinfo(np.int64).max
+PARTS_PER_THREAD = 4
+
+U64 = np.uint64
 
 
 @dataclass(frozen=True)
 class Order:
-    """The distinct k-grams of one order, R rows.
+    """The distinct k-grams of one order, R rows in lexicographic order; C contexts: the rows of the order below.
 
-    keys      (R,)  context row * V + last token, ascending (order 1: the token itself, R = V)
-    counts    (R,)  occurrences
-    contexts  (R,)  row of the first k - 1 tokens in the order below
-    suffixes  (R,)  row of the last k - 1 tokens in the order below
+    tokens    (R,)      last token
+    starts    (C + 1,)  the children of context c are the rows starts[c] to starts[c + 1]
+    suffixes  (R,)      row of the last k - 1 tokens in the order below
+    counts    (R,)      occurrences
+
+    Order 1 has one row for each id of the vocabulary and one context, the empty one.
     """
 
-    keys: np.ndarray
-    counts: np.ndarray
-    contexts: np.ndarray
+    tokens: Column
+    starts: Column
+    suffixes: Column
+    counts: Column
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a text says of its n-grams, for every order 1 to N.
+
+    orders  N of them
+    first   (V,)  position at which each id is first seen, NEVER where it is not
+    tokens  ids to be predicted, that is all but the mark that opens the stream
+    """
+
+    orders: list[Order]
+    first: np.ndarray
+    tokens: int
+    eot: int
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.first)
+
+    def of_order(self, order: int) -> Counts:
+        """The counts of the orders up to `order` alone."""
+        return Counts(self.orders[:order], self.first, self.tokens, self.eot)
+
+
+def threads_here() -> int:
+    """How many threads counting and scoring use: one for each core that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def id_type(vocab_size: int) -> type[np.uint16] | type[np.uint32]:
+    """The smallest type that holds every id."""
+    return np.uint16 if vocab_size <= 2**16 else np.uint32
+
+
+def count(ids: np.ndarray, order: int, vocab_size: int, eot: int, threads: int = 0, context: int = 1) -> Counts:
+    """Count a stream of documents (eot d1 eot d2 eot …), orders 1 to `order`; no n-gram spans two documents.
+
+    An end-of-text mark can open an n-gram (KenLM's <s>) or close it (</s>). The first `context` ids are not
+    counted, they only stand before what is: the mark that opens the stream, or in a shard the order - 1 tokens
+    that belong to the shard before.
+    """
+    assert len(ids) < MOST_ROWS, "longer streams are counted in shards"
+    stream = np.asarray(ids).astype(id_type(vocab_size), copy=False)
+    workers = threads or threads_here()
+    if len(stream) < CHUNK:
+        return _Counting(stream, order, vocab_size, eot, context, 1, map).whole()
+    with ThreadPoolExecutor(workers) as pool:
+        return _Counting(stream, order, vocab_size, eot, context, workers, pool.map).whole()
+
+
+class _Counting:
+    """The arrays that live while a stream (N,) is counted.
+
+    reach  (N,)  tokens between the last end-of-text mark and this position, at most the order: a k-gram can end
+                 at p if reach[p] >= k - 1
+    rows   (N,)  row of the k-gram that ends at each position, for the order counted last
+    edges        the first row of each part, and the number of rows
+    """
+
+    def __init__(
+        self,
+        stream: np.ndarray,
+        order: int,
+        vocab_size: int,
+        eot: int,
+        context: int,
+        workers: int,
+        pmap: Callable[..., Any],
+    ) -> None:
+        self.stream, self.order, self.vocab_size, self.eot, self.context = stream, order, vocab_size, eot, context
+        self.workers, self.pmap = workers, pmap
+        self.seen, self.first = _tally(stream, vocab_size)
+        self.reach = _reach(stream, order, eot)
+        share = np.cumsum(self.seen)
+        many = PARTS_PER_THREAD * workers if workers > 1 else 1
+        cuts = np.searchsorted(share, len(stream) * np.arange(1, many) / many)
+        self.edges = np.unique([0, *cuts.tolist(), vocab_size]).astype(np.int64)
+        largest = int(np.diff(np.concatenate([[0], share])[self.edges]).max(initial=0))
+        self.part = np.repeat(np.arange(len(self.edges) - 1, dtype=np.uint8), np.diff(self.edges)).take(stream)
+        self.keys = [np.empty(largest, U64) for _ in range(workers)]
+        self.places = [np.empty(largest, np.int64) for _ in range(workers)]
+        self.rows = stream
+
+    def whole(self) -> Counts:
+        """All orders."""
+        none, ids = np.zeros(self.vocab_size, np.int32), np.arange(self.vocab_size, dtype=self.stream.dtype)
+        counts = self.seen - np.bincount(self.stream[: self.context], minlength=self.vocab_size)
+        orders = [Order(ids, np.array([0, self.vocab_size], np.int32), none, counts)]
+        spare = None
+        for k in range(2, self.order + 1):
+            last = k == self.order
+            if last:
+                spare = np.empty(0, np.int32)
+            new = np.empty(len(self.stream), np.int32) if spare is None else spare
+            spare = self.rows if k > 2 else None
+            orders.append(self._next(k, last, new, whole(orders[-1].tokens)))
+            self.rows = new
+        return Counts(orders, self.first, max(0, len(self.stream) - self.context), self.eot)
+
+    def _next(self, k: int, last: bool, new: np.ndarray, below: np.ndarray) -> Order:
+        """Order k, given the rows of order k - 1; puts the rows of order k into `new` (N,) unless it is the last."""
+        contexts, parts = int(self.edges[-1]), len(self.edges) - 1
+        if last:
+            self.reach[: self.context] = 0
+        windows = int(np.count_nonzero(self.reach >= k - 1))
+        out = _Rows(
+            np.empty(windows, self.stream.dtype),
+            np.full(contexts + 1, MOST_ROWS, np.int32),
+            np.empty(windows, np.int32),
+            np.empty(windows, np.int32),
+        )
+        bases, made = [0], _Maker(self, k, last, new, below, out)
+        for wave in range(0, parts, self.workers):
+            numbers = range(wave, min(wave + self.workers, parts))
+            sizes = list(self.pmap(made.sort, numbers, range(len(numbers))))
+            wave_bases = bases[-1] + np.cumsum([0, *sizes])
+            bases += wave_bases[1:].tolist()
+            list(self.pmap(made.emit, numbers, range(len(numbers)), wave_bases[:-1].tolist()))
+        self.edges = np.array(bases, np.int64)
+        rows = bases[-1]
+        tokens, starts, suffixes, counts = out.tokens, out.starts, out.suffixes, out.counts
+        starts[-1] = rows
+        backwards = starts[::-1]
+        np.minimum.accumulate(backwards, out=backwards)  # a context without children starts where the next one does
+        for array in (tokens, suffixes, counts):
+            array.resize(rows, refcheck=False)
+        if not last:  # what ends in the context is a row, to be a context itself, but is not counted
+            ends = np.arange(k - 1, self.context)
+            np.subtract.at(counts, new[ends[self.reach[ends] >= k - 1]], np.int32(1))
+        return Order(out.tokens, out.starts, out.suffixes, out.counts)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """An order being written: as Order, in memory."""
+
+    tokens: np.ndarray
+    starts: np.ndarray
     suffixes: np.ndarray
-
-    def sums(self, values: np.ndarray, contexts: int) -> np.ndarray:
-        """The sum of a value (R,) over the children of each of `contexts` contexts."""
-        return np.bincount(self.contexts, weights=values, minlength=contexts)
+    counts: np.ndarray
 
 
-def count(ids: np.ndarray, order: int, vocab_size: int, eot: int) -> list[Order]:
-    """Count a stream of documents (eot d1 eot d2 eot …), orders 1 to `order`; none spans two documents.
+class _Maker:
+    """One order in the making: sorts the windows of a part, then writes its rows. Parts may run side by side."""
 
-    An end-of-text mark can open an n-gram (the start of a document) or close it (its end). Order 1 has a
-    row for every id and counts tokens to be predicted, so the mark that opens the stream is not counted.
-    """
-    stream = np.asarray(ids, np.int64)
-    none = np.zeros(vocab_size, np.int64)
-    orders = [
-        Order(np.arange(vocab_size), np.bincount(stream[1:], minlength=vocab_size), none, none),
-    ]
-    rows = stream.copy()  # row of the k-gram that ends at each position, -1 where there is none
-    for k in range(2, order + 1):
-        before = np.concatenate([[-1], rows[:-1]])
-        valid = before >= 0
-        if k > 2:
-            valid[1:] &= stream[:-1] != eot
-        keys = before[valid] * vocab_size + stream[valid]
-        distinct, first, inverse, counts = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
-        suffixes = rows[valid][first]
-        rows = np.full(len(stream), -1, np.int64)
-        rows[valid] = inverse
-        orders.append(Order(distinct, counts, distinct // vocab_size, suffixes))
-    return orders
+    def __init__(self, counting: _Counting, k: int, last: bool, new: np.ndarray, below: np.ndarray, out: _Rows) -> None:
+        self.on, self.k, self.last, self.new, self.below, self.out = counting, k, last, new, below, out
+        top = int(counting.edges[-1]) if last else counting.vocab_size
+        self.low_bits = bits(top)
+        self.held: dict[int, tuple[np.ndarray, np.ndarray, int]] = {}
+
+    def sort(self, part: int, slot: int) -> int:
+        """Sort a part's windows by (context, token) and return how many differ; of the last order by (context,
+        suffix), which is the same order and needs no positions."""
+        on, k = self.on, self.k
+        low = on.rows if self.last else on.stream
+        base = int(on.edges[part])
+        keys, places, filled = on.keys[slot], on.places[slot], 0
+        for a in range(k - 1, len(on.stream), CHUNK):
+            b = min(a + CHUNK, len(on.stream))
+            mine = on.part[a - k + 1 : b - k + 1] == part
+            mine &= on.reach[a:b] >= k - 1
+            ends = np.flatnonzero(mine)
+            ends += a
+            key = on.rows.take(ends - 1).astype(U64)
+            key -= U64(base)
+            key <<= U64(self.low_bits)
+            key |= low.take(ends).astype(U64)
+            keys[filled : filled + len(key)] = key
+            places[filled : filled + len(key)] = ends
+            filled += len(key)
+        keys, places = keys[:filled], places[:filled]
+        place_bits = 0 if self.last else bits(filled)
+        context_bits = bits(int(on.edges[part + 1]) - base)
+        if context_bits + self.low_bits + place_bits <= 64:
+            if place_bits:
+                for a in range(0, filled, CHUNK):
+                    part_keys = keys[a : a + CHUNK]
+                    part_keys <<= U64(place_bits)
+                    part_keys |= np.arange(a, a + len(part_keys), dtype=U64)
+            keys.sort()
+        else:  # too many rows for one integer: several times as slow
+            by_key = np.argsort(keys)
+            keys, places, place_bits = keys[by_key], places[by_key], -1
+        self.held[part] = (keys, places, place_bits)
+        return sum(int(np.count_nonzero(fresh)) for _, _, fresh in self._chunks(part))
+
+    def _chunks(self, part: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Start, keys without places, and whether each is the first of its kind."""
+        keys, _, place_bits = self.held[part]
+        before = None
+        for a in range(0, len(keys), CHUNK):
+            bare = keys[a : a + CHUNK] >> U64(place_bits) if place_bits > 0 else keys[a : a + CHUNK]
+            fresh = np.empty(len(bare), bool)
+            np.not_equal(bare[1:], bare[:-1], out=fresh[1:])
+            fresh[0] = bare[0] != before
+            before = bare[-1]
+            yield a, bare, fresh
+
+    def emit(self, part: int, slot: int, row: int) -> None:
+        """Write the rows of a sorted part, the first of which is `row`."""
+        on, out = self.on, self.out
+        keys, places, place_bits = self.held[part]
+        base, mask, place_mask = int(on.edges[part]), U64(2**self.low_bits - 1), U64(2 ** max(0, place_bits) - 1)
+        begun, context = -1, -1  # where the last row begins among the keys, and its context
+        for a, bare, fresh in self._chunks(part):
+            found = np.flatnonzero(fresh)
+            stop = row + len(found)
+            if not self.last:
+                held = keys[a : a + CHUNK] & place_mask if place_bits > 0 else None
+                ends = places[a : a + CHUNK] if held is None else places.take(held.view(np.int64))
+                ranks = np.cumsum(fresh, dtype=np.int32)
+                ranks += np.int32(row - 1)
+                self.new[ends] = ranks
+            if not len(found):
+                continue
+            pairs = bare.take(found)
+            contexts = (pairs >> U64(self.low_bits)).view(np.int64)
+            pairs &= mask
+            if self.last:
+                suffixes = pairs.view(np.int64)
+                out.suffixes[row:stop] = suffixes
+                out.tokens[row:stop] = self.below.take(suffixes)
+            else:
+                out.tokens[row:stop] = pairs
+                out.suffixes[row:stop] = on.rows.take(ends.take(found))
+            turns = np.empty(len(found), bool)
+            np.not_equal(contexts[1:], contexts[:-1], out=turns[1:])
+            turns[0] = contexts[0] != context
+            context = contexts[-1]
+            turns = np.flatnonzero(turns)
+            out.starts[contexts.take(turns) + base] = row + turns
+            if begun >= 0:
+                out.counts[row - 1] = a + found[0] - begun
+            np.subtract(found[1:], found[:-1], out=out.counts[row : stop - 1], casting="unsafe")
+            begun = a + int(found[-1])
+            row = stop
+        if begun >= 0:
+            out.counts[row - 1] = len(keys) - begun
+        del self.held[part]
 
 
-def continuation_counts(orders: list[Order]) -> list[np.ndarray]:
-    """Kneser & Ney's counts: in how many different places a k-gram continues something.
+def bits(numbers: int) -> int:
+    """How many bits tell so many numbers apart."""
+    return max(1, (numbers - 1).bit_length())
 
-    The highest order keeps its occurrences, and so do n-grams that open a document: nothing stands before them.
-    """
-    adjusted = []
-    for k, order in enumerate(orders[:-1]):
-        left = np.bincount(orders[k + 1].suffixes, minlength=len(order.keys))
-        adjusted.append(np.where(left > 0, left, order.counts) if k else left)
-    return [*adjusted, orders[-1].counts]
+
+def _tally(stream: np.ndarray, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """How often each id comes (V,), and where it comes first (V,)."""
+    seen, first = np.zeros(vocab_size, np.int64), np.full(vocab_size, NEVER)
+    for a in range(0, len(stream), CHUNK):
+        part = stream[a : a + CHUNK]
+        places = np.flatnonzero((seen == 0).take(part))
+        first[part[places[::-1]]] = a + places[::-1]
+        seen += np.bincount(part, minlength=vocab_size)
+    return seen, first
+
+
+def _reach(stream: np.ndarray, order: int, eot: int) -> np.ndarray:
+    reach = np.full(len(stream), order, np.uint8)
+    marks = [np.flatnonzero(stream[a : a + CHUNK] == eot) + a for a in range(0, len(stream), CHUNK)]
+    begins = np.concatenate([[0], *marks])  # what stands at the very front has nothing before it either
+    for distance in range(order - 1, 0, -1):
+        at = begins + distance
+        reach[at[at < len(stream)]] = distance
+    reach[:1] = 0
+    return reach

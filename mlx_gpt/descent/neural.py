@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_gpt.corpus import Corpus
@@ -88,15 +90,17 @@ class Neural(nn.Module):
         """Every weight by its path."""
         return dict(tree_flatten(self.parameters()))
 
-    def restore(self, arrays: dict[str, mx.array]) -> None:
-        """Raises CheckpointError naming the first weight that is missing, unknown, or of another shape."""
+    def restore(self, arrays: Mapping[str, np.ndarray | mx.array]) -> None:
+        """Copy these weights. Raises CheckpointError naming the first that is missing, unknown, or does not fit."""
         own = self.arrays()
         strange = sorted(own.keys() ^ arrays.keys())
         if strange:
             what = "without" if strange[0] in own else "with an unknown"
             raise CheckpointError(f"a checkpoint {what} {strange[0]}: it is of another model")
         for name, array in arrays.items():
-            if array.shape != own[name].shape:
+            if tuple(array.shape) != own[name].shape:
                 raise CheckpointError(f"{name} has shape {array.shape}, this model wants {own[name].shape}")
-        self.update(tree_unflatten(list(arrays.items())))
+            if array.dtype not in (np.float32, mx.float32):
+                raise CheckpointError(f"{name} holds {array.dtype}, this model wants float32")
+        self.update(tree_unflatten([(name, mx.array(array)) for name, array in arrays.items()]))
         mx.eval(self.parameters())

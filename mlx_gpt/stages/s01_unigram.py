@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from mlx_gpt.counting import Counted, Order, Table, add_k
-from mlx_gpt.model import Preset, Report, Stage
+from mlx_gpt.counting import AddK, Counted, Counts, Smoothing
+from mlx_gpt.model import Preset, Stage
 from mlx_gpt.recipe import Counting, Settings, setting
 
 
@@ -36,9 +36,9 @@ class Unigram(Counted):
         super().__init__(1, vocab_size)
         self.config = config
 
-    def estimate(self, orders: list[Order], heldout: np.ndarray, recipe: Any, report: Report) -> Table:
+    def smoothing(self, counts: Counts, heldout: np.ndarray, recipe: Any) -> Smoothing:
         """Counts plus k."""
-        return add_k(orders, self.config.add)
+        return AddK(self.config.add)
 
 
 STAGE = Stage(

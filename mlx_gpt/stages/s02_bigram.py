@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from mlx_gpt.counting import Counted, Order, Table, jelinek_mercer
-from mlx_gpt.model import Preset, Report, Stage
+from mlx_gpt.counting import Counted, Counts, Smoothing, fitted
+from mlx_gpt.model import Preset, Stage
 from mlx_gpt.recipe import Counting, Settings
 
 
@@ -33,9 +33,9 @@ class Bigram(Counted):
     def __init__(self, config: Config, vocab_size: int) -> None:
         super().__init__(2, vocab_size)
 
-    def estimate(self, orders: list[Order], heldout: np.ndarray, recipe: Any, report: Report) -> Table:
+    def smoothing(self, counts: Counts, heldout: np.ndarray, recipe: Any) -> Smoothing:
         """Relative frequencies, mixed with the unigram's."""
-        return jelinek_mercer(orders, heldout, buckets=1, rounds=recipe.em_rounds)
+        return fitted(counts, heldout, classes=1, rounds=recipe.em_rounds)
 
 
 STAGE = Stage(

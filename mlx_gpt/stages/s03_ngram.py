@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from mlx_gpt.counting import Counted, Order, Table, jelinek_mercer
-from mlx_gpt.model import Preset, Report, Stage
+from mlx_gpt.counting import Counted, Counts, Smoothing, fitted
+from mlx_gpt.model import Preset, Stage
 from mlx_gpt.recipe import Counting, Settings, setting
 
 
@@ -26,7 +26,9 @@ from mlx_gpt.recipe import Counting, Settings, setting
 class Config(Settings):
     """What an n-gram model is."""
 
-    order: int = setting(4, "tokens in an n-gram, the predicted one included", low=1, high=10)
+    order: int = setting(
+        4, "tokens in an n-gram, the predicted one included; auto: best on validation text", low=1, high=10, auto=True
+    )
     buckets: int = setting(
         5, "classes of contexts by how often they were seen, each with its own weight", low=1, high=9
     )
@@ -39,9 +41,9 @@ class NGram(Counted):
         super().__init__(config.order, vocab_size)
         self.config = config
 
-    def estimate(self, orders: list[Order], heldout: np.ndarray, recipe: Any, report: Report) -> Table:
+    def smoothing(self, counts: Counts, heldout: np.ndarray, recipe: Any) -> Smoothing:
         """Relative frequencies of all orders, mixed."""
-        return jelinek_mercer(orders, heldout, self.config.buckets, recipe.em_rounds)
+        return fitted(counts, heldout, self.config.buckets, recipe.em_rounds)
 
 
 STAGE = Stage(

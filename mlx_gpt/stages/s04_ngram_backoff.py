@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from mlx_gpt.counting import FAMILY, Counted, Order, Table
-from mlx_gpt.model import Preset, Report, Stage
+from mlx_gpt.counting import FAMILY, Counted, Counts, Smoothing, Wanted, thresholds
+from mlx_gpt.model import Preset, Stage
 from mlx_gpt.recipe import Counting, Settings, setting
 
 
@@ -29,8 +29,18 @@ from mlx_gpt.recipe import Counting, Settings, setting
 class Config(Settings):
     """What a backoff model is."""
 
-    order: int = setting(5, "tokens in an n-gram, the predicted one included", low=1, high=10)
-    smoothing: str = setting("kneser-ney", "how mass is taken from the seen and given on", choices=tuple(FAMILY))
+    order: int = setting(
+        5, "tokens in an n-gram, the predicted one included; auto: best on validation text", low=1, high=10, auto=True
+    )
+    smoothing: str = setting("modified-kneser-ney", "how mass is taken and given on", choices=tuple(FAMILY))
+    add: float = setting(1.0, "with add-k: count added to every token", low=1e-9, high=1e9)
+    buckets: int = setting(5, "with jelinek-mercer: classes of contexts, each with its own weight", low=1, high=9)
+    prune: str = setting(
+        "",
+        'by order, drop n-grams seen so many times or less, as lmplz: "0 0 1" drops trigrams and longer seen once',
+        reads=thresholds,
+    )
+    quantised: bool = setting(False, "keep numbers in 8 bits: half the size, a little less exact")
 
 
 class Backoff(Counted):
@@ -38,11 +48,13 @@ class Backoff(Counted):
 
     def __init__(self, config: Config, vocab_size: int) -> None:
         super().__init__(config.order, vocab_size)
-        self.config = config
+        self.config, self.in_bits = config, config.quantised
+        self.prune = thresholds(config.prune)
 
-    def estimate(self, orders: list[Order], heldout: np.ndarray, recipe: Any, report: Report) -> Table:
-        """Needs no held-out text: the discounts follow from the counts of counts."""
-        return FAMILY[self.config.smoothing](orders, report.notice)
+    def smoothing(self, counts: Counts, heldout: np.ndarray, recipe: Any) -> Smoothing:
+        """Kneser & Ney's discounts follow from the counts of counts; only some others need held-out text."""
+        wanted = Wanted(counts, heldout, self.config.add, self.config.buckets, recipe.em_rounds)
+        return FAMILY[self.config.smoothing](wanted)
 
 
 STAGE = Stage(

@@ -17,16 +17,17 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from mlx_gpt.descent import Neural
 from mlx_gpt.errors import CheckpointError
 from mlx_gpt.memory import KVCache, Memory
 from mlx_gpt.model import Preset, Stage
 from mlx_gpt.recipe import Descent, Settings, setting
+from mlx_gpt.safetensors import read
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def load_gpt2(folder: Path) -> GPT:
     try:
         told = json.loads((folder / "config.json").read_text())
         config = Config(context=told["n_positions"], width=told["n_embd"], layers=told["n_layer"], heads=told["n_head"])
-        found = cast("dict[str, mx.array]", mx.load(str(folder / "model.safetensors")))
+        found, _ = read(folder / "model.safetensors")
         model = GPT(config, told["vocab_size"])
         theirs = {name.removeprefix("transformer."): array for name, array in found.items()}
         model.restore({ours: _from_openai(theirs, ours) for ours in model.arrays()})
@@ -150,9 +151,9 @@ OPENAI = {
 }
 
 
-def _from_openai(theirs: dict[str, mx.array], ours: str) -> mx.array:
+def _from_openai(theirs: dict[str, np.ndarray], ours: str) -> np.ndarray:
     """Their weight under our name; their linear layers are stored transposed, (in, out)."""
-    array = theirs[".".join(OPENAI.get(part, part) for part in ours.split("."))].astype(mx.float32)
+    array = theirs[".".join(OPENAI.get(part, part) for part in ours.split("."))].astype(np.float32, copy=False)
     linear = ours.split(".")[-2] in ("qkv", "output", "expand", "contract")
     return array.T if linear and array.ndim == 2 else array
 
