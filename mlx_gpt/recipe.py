@@ -99,8 +99,8 @@ class Counting(Recipe):
     )
     memory: str = setting(
         "",
-        "the most memory to count in, such as 2G: a text that needs more is counted in shards, merged on disk; "
-        "half of the machine's without it",
+        "the most memory to count in, such as 2G: a text that needs more is counted in shards, merged on disk "
+        "(in MLX_GPT_CACHE); half of the machine's without it",
         reads=size_in_bytes,
     )
     shards: int = setting(1, "parts to count one after the other and merge; changes no bit", low=1, high=100_000)

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from mlx_gpt import __main__, compare, download, evaluate, generate, ladder, stages, train
+from mlx_gpt import __main__, arpa, compare, download, evaluate, generate, ladder, stages, train
 
 DOORS = {
+    "arpa": arpa,
     "train": train,
     "generate": generate,
     "evaluate": evaluate,

@@ -24,7 +24,7 @@ from mlx_gpt.counting.smoothing import Smoothing
 from mlx_gpt.counting.statistics import Statistics, statistics_lines
 from mlx_gpt.counting.table import Level, Table
 from mlx_gpt.counting.tables import as_arrays, as_table
-from mlx_gpt.device import memory_of_machine, resident_memory
+from mlx_gpt.device import give_back_memory, memory_of_machine, resident_memory
 from mlx_gpt.errors import DataError, SettingError
 from mlx_gpt.measure import measure
 from mlx_gpt.memory import Memory, Rows
@@ -90,7 +90,7 @@ class Counted(ABC):
         try:
             with Shelf(_folder() if on_disk else None) as shelf:
                 if recipe.counted:
-                    counts = read_counts(Path(recipe.counted), corpus.tokenizer).of_order(order)
+                    counts = read_counts(Path(recipe.counted), corpus.tokenizer, order)
                 elif size < len(ids):
                     counts = count_in_shards(ids, order, self.vocab_size, corpus.tokenizer.eot, size, shelf, threads)
                 else:
@@ -104,6 +104,7 @@ class Counted(ABC):
             ) from error
         if self.in_bits:
             self.table = quantised(self.table)
+        self.table.finder.may_index = not on_disk
         return found
 
     def memory(self, batch: int = 1) -> Memory:
@@ -158,10 +159,13 @@ def bytes_per_token(order: int) -> int:
 def _room(recipe: Counting) -> int:
     """Bytes that counting may take besides what the program holds already."""
     wanted = size_in_bytes(recipe.memory)
+    give_back_memory()
     room = (wanted or memory_of_machine() // 2) - resident_memory()
     if room < LEAST:
         least = -(-(resident_memory() + LEAST) // 2**20)
-        raise SettingError(f"--memory {recipe.memory}: too little to count in; at least {least}M")
+        raise SettingError(
+            f"--memory {recipe.memory}: too little, for this process holds much of it; at least {least}M"
+        )
     return room
 
 

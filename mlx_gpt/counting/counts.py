@@ -63,10 +63,6 @@ class Counts:
     def vocab_size(self) -> int:
         return len(self.first)
 
-    def of_order(self, order: int) -> Counts:
-        """The counts of the orders up to `order` alone."""
-        return Counts(self.orders[:order], self.first, self.tokens, self.eot)
-
 
 def threads_here() -> int:
     """How many threads counting and scoring use: one for each core that this process may use."""

@@ -35,12 +35,12 @@ class Finder:
         self.lock = threading.Lock()
         self.indexes: list[_Pairs | _Hash | None] = [None] * len(self.orders)
         self.indexed = False
-        self.may_index = True
+        self.may_index = True  # an index takes about twice the memory of the table
 
     def expect(self, queries: int) -> None:
         """Say that so many tokens will be looked for: builds the index when their sum makes it worth while."""
         self.asked += queries
-        if not self.indexed and self.may_index and self.asked > WORTH * self.rows:
+        if self.may_index and not self.indexed and self.asked > WORTH * self.rows:
             self.build()
 
     def build(self) -> None:

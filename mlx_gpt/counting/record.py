@@ -34,15 +34,20 @@ def write_counts(path: Path, counts: Counts, tokenizer: Tokenizer, parts: Sequen
     write(path, arrays, {"mlx_gpt_counts": json.dumps(told)})
 
 
-def read_counts(path: Path, tokenizer: Tokenizer) -> Counts:
-    """The counts of a file, mapped. Raises DataError where they are of another tokenizer or of a part only."""
+def read_counts(path: Path, tokenizer: Tokenizer, order: int) -> Counts:
+    """The counts of a file up to an order, mapped.
+
+    Raises DataError where they are of another tokenizer, of lower orders, or of a part of a text only.
+    """
     counts, told, model = _read(path)
     if model != tokenizer.model or told["kind"] != tokenizer.kind:
         raise DataError(f"{path}: counted with another tokenizer than this corpus has")
+    if len(counts.orders) < order:
+        raise DataError(f"{path}: of order {len(counts.orders)}, not {order}; count again, or take a lower --order")
     for _, begin, stop, ids in told["parts"]:
         if (begin, stop) != (0, ids):
             raise DataError(f"{path}: ids {begin:,} to {stop:,} of {ids:,}; mlx_gpt.merge adds the other parts")
-    return counts
+    return Counts(counts.orders[:order], counts.first, counts.tokens, counts.eot)
 
 
 def merge_counts(paths: Sequence[Path], out: Path, shelf: Shelf) -> Counts:

@@ -92,7 +92,7 @@ class Table:
             p, found = self._score(ids[rows, begin - warm : stop], before)
             scores[rows, begin:stop], lengths[rows, begin:stop] = p[:, warm:], found[:, warm:]
 
-        _share(work, list(_tiles(*ids.shape)), threads if ids.size > MANY else 1)
+        _share(work, _tiles(*ids.shape), threads if ids.size > MANY else 1)
         return scores, lengths
 
     def advance(self, ids: np.ndarray, state: np.ndarray | None = None) -> np.ndarray:
@@ -224,15 +224,12 @@ def ranges(begins: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return offsets
 
 
-def _tiles(batch: int, length: int) -> Iterator[tuple[slice, int, int]]:
+def _tiles(batch: int, length: int) -> list[tuple[slice, int, int]]:
     """Rows and columns that cover (B, T) in tiles of about CHUNK tokens."""
-    width = min(length, CHUNK)
-    if not width:
-        return
+    width = max(1, min(length, CHUNK))
     height = max(1, CHUNK // width)
-    for row in range(0, batch, height):
-        for begin in range(0, length, width):
-            yield slice(row, row + height), begin, min(begin + width, length)
+    rows = [slice(row, row + height) for row in range(0, batch, height)]
+    return [(each, begin, min(begin + width, length)) for each in rows for begin in range(0, length, width)]
 
 
 def _share(work: Callable[[Any], None], parts: list[Any], threads: int) -> None:
