@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mlx_gpt import __version__, compare, count, download, evaluate, generate, ladder, merge, train
+from mlx_gpt import __version__, arpa, compare, count, download, evaluate, generate, ladder, merge, train
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -33,7 +33,9 @@ def show_stages() -> None:
         if (RUNS / stage.run / MODEL).is_file():
             try:
                 card = read_card(RUNS / stage.run)
-                bits = f"{card.scores['bits_per_byte']:.4f}" if card.finished else "unfinished"
+                bits = "unfinished"
+                if card.finished:  # an imported model was never scored
+                    bits = f"{card.scores['bits_per_byte']:.4f}" if card.scores else "-"
                 source = str(card.source)
             except CheckpointError:
                 bits = "damaged"
@@ -41,7 +43,7 @@ def show_stages() -> None:
     click.echo("\npython -m mlx_gpt.train --stage N trains one; --stage N --help lists its settings.")
 
 
-for door in (train, generate, evaluate, compare, count, merge, download):
+for door in (train, generate, evaluate, compare, count, merge, download, arpa):
     main.add_command(door.main, door.__name__.rpartition(".")[2])
 main.add_command(ladder.main, "train-all")
 

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 
 import mlx.core as mx
@@ -93,7 +94,8 @@ def by_dictionary(ids: np.ndarray, n: int) -> tuple[list[Counter[Gram]], list[li
         m = [filed.count(j) for j in range(5)]
         d = [-1.0]
         if m[1] and m[2] and m[3]:
-            d = [j - (j + 1) * m[1] / (m[1] + 2 * m[2]) * m[j + 1] / m[j] for j in (1, 2, 3)]
+            y = Fraction(m[1], m[1] + 2 * m[2])
+            d = [float(j - (j + 1) * y * m[j + 1] / m[j]) for j in (1, 2, 3)]
         discounts.append([0.0, *(d if len(d) == 3 and all(0 <= x <= j for j, x in enumerate(d, 1)) else [0.5, 1, 1.5])])
     return counts, discounts
 

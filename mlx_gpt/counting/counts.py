@@ -131,8 +131,8 @@ class _Counting:
         spare = None
         for k in range(2, self.order + 1):
             last = k == self.order
-            if last:
-                spare = np.empty(0, np.int32)
+            if last:  # the last order needs no positions
+                spare, self.places = np.empty(0, np.int32), [np.empty(0, np.int64)] * self.workers
             new = np.empty(len(self.stream), np.int32) if spare is None else spare
             spare = self.rows if k > 2 else None
             orders.append(self._next(k, last, new, whole(orders[-1].tokens)))
@@ -209,7 +209,8 @@ class _Maker:
             key <<= U64(self.low_bits)
             key |= low.take(ends).astype(U64)
             keys[filled : filled + len(key)] = key
-            places[filled : filled + len(key)] = ends
+            if not self.last:
+                places[filled : filled + len(key)] = ends
             filled += len(key)
         keys, places = keys[:filled], places[:filled]
         place_bits = 0 if self.last else bits(filled)
@@ -223,7 +224,7 @@ class _Maker:
             keys.sort()
         else:  # too many rows for one integer: several times as slow
             by_key = np.argsort(keys)
-            keys, places, place_bits = keys[by_key], places[by_key], -1
+            keys, places, place_bits = keys[by_key], places.take(by_key), -1
         self.held[part] = (keys, places, place_bits)
         return sum(int(np.count_nonzero(fresh)) for _, _, fresh in self._chunks(part))
 

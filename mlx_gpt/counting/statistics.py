@@ -110,12 +110,13 @@ def _first_tokens(counts: Counts, k: int, rows: np.ndarray) -> np.ndarray:
 def three_discounts(times: np.ndarray) -> tuple[float, ...] | None:
     """D_j = j - (j + 1) Y n_{j+1} / n_j with Y = n_1 / (n_1 + 2 n_2), or None where that is no discount.
 
-    Chen & Goodman 1999, equation 26.
+    Chen & Goodman 1999, equation 26. In whole numbers to the end, so that a discount of 0 is not one just below.
     """
     if not times[1:4].all():
         return None
-    y = times[1] / (times[1] + 2 * times[2])
-    found = tuple(float(j - (j + 1) * y * times[j + 1] / times[j]) for j in (1, 2, 3))
+    n = times.tolist()
+    share = n[1] + 2 * n[2]
+    found = tuple((j * share * n[j] - (j + 1) * n[1] * n[j + 1]) / (share * n[j]) for j in (1, 2, 3))
     return found if all(0 <= d <= j for j, d in enumerate(found, 1)) else None
 
 

@@ -21,6 +21,7 @@ from mlx_gpt.counting.index import Finder
 from mlx_gpt.counting.packed import Codes, Starts, groups
 
 MANY = 2 * CHUNK  # tokens from which on two threads are sooner done than one
+NEAR = 64  # rows of a dense table that fit a core's own cache
 CELLS = 2**21  # entries of a dense table that one thread makes in one go
 
 
@@ -140,12 +141,12 @@ class Table:
         with np.errstate(divide="ignore"):
             return np.log(p, out=p).reshape(ids.shape), lengths.reshape(ids.shape)
 
-    def distributions(self, state: np.ndarray, threads: int = 0) -> np.ndarray:
-        """p(every token | state), (B, V) float32, for a state (N - 1, B)."""
+    def distributions(self, state: np.ndarray, threads: int = 0, out: np.ndarray | None = None) -> np.ndarray:
+        """p(every token | state), (B, V) float32, for a state (N - 1, B); in `out` if given, which saves making it."""
         batch = state.shape[1]
-        if batch == 1:
+        if batch == 1 and out is None:
             return self.distribution(state[:, 0])[None]
-        out = np.empty((batch, self.vocab_size), np.float32)
+        out = np.empty((batch, self.vocab_size), np.float32) if out is None else out
         step = max(1, CELLS // self.vocab_size)
 
         def work(begin: int) -> None:
@@ -189,8 +190,10 @@ class Table:
         last, which = np.unique(state[0], return_inverse=True)  # many sequences end with the same few tokens
         out_of_one = np.repeat(self.unigram[None], len(last), axis=0)
         self._put(1, last, np.ones(len(last), np.float32), out_of_one, True)
-        np.take(out_of_one, which, axis=0, out=out, mode="clip")
-        out *= weights[0][:, None]
+        for a in range(0, batch, NEAR):
+            near = out[a : a + NEAR]
+            np.take(out_of_one, which[a : a + NEAR], axis=0, out=near, mode="clip")
+            near *= weights[0][a : a + NEAR, None]
         for k in range(2, self.order):
             self._put(k, state[k - 1], weights[k - 1], out, False)
 
