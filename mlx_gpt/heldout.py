@@ -26,6 +26,8 @@ def held_out(trained: Checkpoint, data: Sequence[str], notice: Notice) -> Text:
     """
     source = trained.card.source
     if not data:
+        if trained.card.preset == "imported":
+            raise DataError("this model was imported, and its text is not known; give --data FILE to score it on")
         if "-" in source.paths:
             raise DataError("this run was trained on standard input; give --data FILE to score it on")
         corpus = open_corpus(source, notice)

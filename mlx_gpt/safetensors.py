@@ -10,9 +10,6 @@ must not reach native code.
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
 import json
 import math
 import mmap
@@ -26,6 +23,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_gpt.errors import CheckpointError
+from mlx_gpt.replacing import replacing
 
 PIECE = 2**22  # bytes written in one go
 LARGEST_HEADER = 16 * 2**20  # bytes
@@ -91,27 +89,11 @@ def write(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) 
     text += b" " * (-len(text) % 8)
     assert len(text) <= LARGEST_HEADER, "more metadata than read accepts"
     _parse(text, end)  # what read would refuse is never written: a ValueError here is a mistake of ours
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for name in order:
-                for piece in _pieces(stored[name][1]):
-                    file.write(piece.data)
-            file.flush()
-            _to_disk(file.fileno())
-        part.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        full = "; is the disk full?" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        raise CheckpointError(f"{path}: cannot be written ({error.strerror or error}{full})") from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            for piece in _pieces(stored[name][1]):
+                file.write(piece.data)
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -158,16 +140,6 @@ def _pieces(column: Column) -> Iterator[np.ndarray]:
         rows = column[start:stop]
         assert rows.shape == (stop - start, *rest) and rows.dtype == column.dtype, "a column that is not what it says"
         yield np.ascontiguousarray(rows, column.dtype.newbyteorder("<"))
-
-
-def _to_disk(file: int) -> None:
-    """Wait until a file is on the disk. On macOS fsync leaves it in the drive's own memory, F_FULLFSYNC does not."""
-    full = getattr(fcntl, "F_FULLFSYNC", None)
-    if full is not None:
-        with contextlib.suppress(OSError):  # network drives do not know it
-            fcntl.fcntl(file, full)
-            return
-    os.fsync(file)
 
 
 def _map(path: Path) -> tuple[memoryview, dict[str, _Place], dict[str, str]]:

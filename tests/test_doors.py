@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from mlx_gpt import __main__, arpa, compare, download, evaluate, generate, ladder, stages, train
+from mlx_gpt import __main__, arpa, compare, count, download, evaluate, generate, ladder, merge, stages, train
 
 DOORS = {
     "arpa": arpa,
@@ -23,6 +23,8 @@ DOORS = {
     "generate": generate,
     "evaluate": evaluate,
     "compare": compare,
+    "count": count,
+    "merge": merge,
     "download": download,
     "ladder": ladder,
 }
@@ -178,9 +180,11 @@ def test_the_readme_is_short_and_names_commands() -> None:
 @pytest.mark.parametrize("command", readme_commands(), ids=" ".join)
 def test_the_commands_of_the_readme_are_understood(command: list[str]) -> None:
     if command[:2] == ["python", "-m"] and command[2] != "mlx_gpt":
-        door = DOORS[command[2].removeprefix("mlx_gpt.")].main
+        door, words = DOORS[command[2].removeprefix("mlx_gpt.")].main, command[3:]
+        if isinstance(door, click.Group):
+            door, words = door.commands[words[0]], words[1:]
         try:
-            assert isinstance(door.make_context(command[2], command[3:]), click.Context)
+            assert isinstance(door.make_context(command[2], words), click.Context)
         except click.exceptions.Exit as leave:  # --help
             assert leave.exit_code == 0
     elif command[0] == "python" and command[1].endswith(".py"):

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "mlx_gpt"
 LEVELS = [
-    {"errors", "safetensors", "recipe", "device", "tokenizer", "stories", "memory", "plot"},
+    {"errors", "replacing", "safetensors", "recipe", "device", "tokenizer", "stories", "memory", "plot"},
     {"corpus"},
     {"model"},
     {"measure"},
@@ -24,6 +24,8 @@ INSIDE = {
     ("device", "errors"),
     ("tokenizer", "errors"),
     ("safetensors", "errors"),
+    ("safetensors", "replacing"),
+    ("replacing", "errors"),
     ("stories", "errors"),
     ("door", "checkpoint"),
     ("ladder", "train"),
