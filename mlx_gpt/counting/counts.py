@@ -20,9 +20,10 @@ import numpy as np
 from mlx_gpt.counting.columns import Column, whole
 
 CHUNK = 2**16  # elements handled in one go: what fits a core's own cache
+SPAN = 2**17  # positions handled in one go: more of Python's lock is left to the other threads
 MOST_ROWS = 2**31 - 1
 NEVER = np.iinfo(np.int64).max
-PARTS_PER_THREAD = 4
+PARTS_PER_THREAD = 5
 
 U64 = np.uint64
 
@@ -114,13 +115,12 @@ class _Counting:
         self.seen, self.first = _tally(stream, vocab_size)
         self.reach = _reach(stream, order, eot)
         share = np.cumsum(self.seen)
-        many = PARTS_PER_THREAD * workers if workers > 1 else 1
+        many = min(255, PARTS_PER_THREAD * workers) if workers > 1 else 1
         cuts = np.searchsorted(share, len(stream) * np.arange(1, many) / many)
         self.edges = np.unique([0, *cuts.tolist(), vocab_size]).astype(np.int64)
         largest = int(np.diff(np.concatenate([[0], share])[self.edges]).max(initial=0))
         self.part = np.repeat(np.arange(len(self.edges) - 1, dtype=np.uint8), np.diff(self.edges)).take(stream)
         self.keys = [np.empty(largest, U64) for _ in range(workers)]
-        self.places = [np.empty(largest, np.int64) for _ in range(workers)]
         self.rows = stream
 
     def whole(self) -> Counts:
@@ -131,8 +131,8 @@ class _Counting:
         spare = None
         for k in range(2, self.order + 1):
             last = k == self.order
-            if last:  # the last order needs no positions
-                spare, self.places = np.empty(0, np.int32), [np.empty(0, np.int64)] * self.workers
+            if last:  # needs no positions
+                spare = np.empty(0, np.int32)
             new = np.empty(len(self.stream), np.int32) if spare is None else spare
             spare = self.rows if k > 2 else None
             orders.append(self._next(k, last, new, whole(orders[-1].tokens)))
@@ -189,17 +189,19 @@ class _Maker:
         self.on, self.k, self.last, self.new, self.below, self.out = counting, k, last, new, below, out
         top = int(counting.edges[-1]) if last else counting.vocab_size
         self.low_bits = bits(top)
-        self.held: dict[int, tuple[np.ndarray, np.ndarray, int]] = {}
+        self.place_bits = 0 if last else bits(len(counting.stream))
+        self.held: dict[int, tuple[np.ndarray, np.ndarray | None]] = {}
 
     def sort(self, part: int, slot: int) -> int:
         """Sort a part's windows by (context, token) and return how many differ; of the last order by (context,
         suffix), which is the same order and needs no positions."""
-        on, k = self.on, self.k
+        on, k, place_bits = self.on, self.k, U64(self.place_bits)
         low = on.rows if self.last else on.stream
         base = int(on.edges[part])
-        keys, places, filled = on.keys[slot], on.places[slot], 0
-        for a in range(k - 1, len(on.stream), CHUNK):
-            b = min(a + CHUNK, len(on.stream))
+        fits = bits(int(on.edges[part + 1]) - base) + self.low_bits + self.place_bits <= 64
+        keys, places, filled = on.keys[slot], list[np.ndarray](), 0
+        for a in range(k - 1, len(on.stream), SPAN):
+            b = min(a + SPAN, len(on.stream))
             mine = on.part[a - k + 1 : b - k + 1] == part
             mine &= on.reach[a:b] >= k - 1
             ends = np.flatnonzero(mine)
@@ -208,50 +210,47 @@ class _Maker:
             key -= U64(base)
             key <<= U64(self.low_bits)
             key |= low.take(ends).astype(U64)
+            if fits and not self.last:
+                key <<= place_bits
+                key |= ends.view(U64)
+            elif not fits:
+                places.append(ends)
             keys[filled : filled + len(key)] = key
-            if not self.last:
-                places[filled : filled + len(key)] = ends
             filled += len(key)
-        keys, places = keys[:filled], places[:filled]
-        place_bits = 0 if self.last else bits(filled)
-        context_bits = bits(int(on.edges[part + 1]) - base)
-        if context_bits + self.low_bits + place_bits <= 64:
-            if place_bits:
-                for a in range(0, filled, CHUNK):
-                    part_keys = keys[a : a + CHUNK]
-                    part_keys <<= U64(place_bits)
-                    part_keys |= np.arange(a, a + len(part_keys), dtype=U64)
+        keys = keys[:filled]
+        if fits:
             keys.sort()
+            self.held[part] = keys, None
         else:  # too many rows for one integer: several times as slow
             by_key = np.argsort(keys)
-            keys, places, place_bits = keys[by_key], places.take(by_key), -1
-        self.held[part] = (keys, places, place_bits)
-        return sum(int(np.count_nonzero(fresh)) for _, _, fresh in self._chunks(part))
+            self.held[part] = keys[by_key], np.concatenate(places)[by_key]
+        return sum(int(np.count_nonzero(fresh)) for _, _, _, fresh in self._chunks(part))
 
-    def _chunks(self, part: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Start, keys without places, and whether each is the first of its kind."""
-        keys, _, place_bits = self.held[part]
-        before = None
-        for a in range(0, len(keys), CHUNK):
-            bare = keys[a : a + CHUNK] >> U64(place_bits) if place_bits > 0 else keys[a : a + CHUNK]
+    def _chunks(self, part: int) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+        """Start, places, keys without places, and whether each key is the first of its kind."""
+        keys, places = self.held[part]
+        before, place_bits, mask = None, U64(self.place_bits), U64(2**self.place_bits - 1)
+        for a in range(0, len(keys), SPAN):
+            bare = keys[a : a + SPAN]
+            ends = bare.view(np.int64) if places is None else places[a : a + SPAN]
+            if places is None and self.place_bits:
+                ends = (bare & mask).view(np.int64)
+                bare = bare >> place_bits
             fresh = np.empty(len(bare), bool)
             np.not_equal(bare[1:], bare[:-1], out=fresh[1:])
             fresh[0] = bare[0] != before
             before = bare[-1]
-            yield a, bare, fresh
+            yield a, ends, bare, fresh
 
     def emit(self, part: int, slot: int, row: int) -> None:
         """Write the rows of a sorted part, the first of which is `row`."""
         on, out = self.on, self.out
-        keys, places, place_bits = self.held[part]
-        base, mask, place_mask = int(on.edges[part]), U64(2**self.low_bits - 1), U64(2 ** max(0, place_bits) - 1)
+        base, mask, total = int(on.edges[part]), U64(2**self.low_bits - 1), len(self.held[part][0])
         begun, context = -1, -1  # where the last row begins among the keys, and its context
-        for a, bare, fresh in self._chunks(part):
+        for a, ends, bare, fresh in self._chunks(part):
             found = np.flatnonzero(fresh)
             stop = row + len(found)
             if not self.last:
-                held = keys[a : a + CHUNK] & place_mask if place_bits > 0 else None
-                ends = places[a : a + CHUNK] if held is None else places.take(held.view(np.int64))
                 ranks = np.cumsum(fresh, dtype=np.int32)
                 ranks += np.int32(row - 1)
                 self.new[ends] = ranks
@@ -279,7 +278,7 @@ class _Maker:
             begun = a + int(found[-1])
             row = stop
         if begun >= 0:
-            out.counts[row - 1] = len(keys) - begun
+            out.counts[row - 1] = total - begun
         del self.held[part]
 
 
@@ -291,8 +290,8 @@ def bits(numbers: int) -> int:
 def _tally(stream: np.ndarray, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
     """How often each id comes (V,), and where it comes first (V,)."""
     seen, first = np.zeros(vocab_size, np.int64), np.full(vocab_size, NEVER)
-    for a in range(0, len(stream), CHUNK):
-        part = stream[a : a + CHUNK]
+    for a in range(0, len(stream), SPAN):
+        part = stream[a : a + SPAN]
         places = np.flatnonzero((seen == 0).take(part))
         first[part[places[::-1]]] = a + places[::-1]
         seen += np.bincount(part, minlength=vocab_size)
@@ -301,7 +300,7 @@ def _tally(stream: np.ndarray, vocab_size: int) -> tuple[np.ndarray, np.ndarray]
 
 def _reach(stream: np.ndarray, order: int, eot: int) -> np.ndarray:
     reach = np.full(len(stream), order, np.uint8)
-    marks = [np.flatnonzero(stream[a : a + CHUNK] == eot) + a for a in range(0, len(stream), CHUNK)]
+    marks = [np.flatnonzero(stream[a : a + SPAN] == eot) + a for a in range(0, len(stream), SPAN)]
     begins = np.concatenate([[0], *marks])  # what stands at the very front has nothing before it either
     for distance in range(order - 1, 0, -1):
         at = begins + distance

@@ -20,6 +20,7 @@ from mlx_gpt.counting.table import Level, Table
 from mlx_gpt.errors import SettingError
 
 GONE = np.empty(0, np.int32)
+SPENT = Order(GONE, GONE, GONE, GONE)
 
 
 def estimate(
@@ -89,8 +90,10 @@ class _Estimation:
             made = self._order(k, lower, pool)
             if kept is not None:
                 levels.append(kept.level(made.backoffs.close()))
-                self.counts.orders[k - 2] = Order(GONE, GONE, GONE, GONE)  # needed no more
             self.counted[k - 1] = GONE
+            done = k - 2 if self.pruned else k - 1  # pruning looks at the counts of the order below
+            if done >= 0:
+                self.counts.orders[done] = SPENT
             lower, kept = made.close(), made
         assert kept is not None
         return Table([*levels, kept.level(None)]), self.found
@@ -163,7 +166,7 @@ class _Outputs:
 
     def __init__(self, shelf: Shelf, order: Order, pruned: bool) -> None:
         rows, contexts = len(order.tokens), len(order.starts) - 1
-        self.order, self.pruned = order, pruned
+        self.order_tokens, self.order_starts, self.pruned = order.tokens, order.starts, pruned
         self.whole = shelf.column(np.float32, rows)
         self.all: Column = GONE
         self.backoffs = shelf.column(np.float32, contexts)
@@ -198,7 +201,7 @@ class _Outputs:
 
     def level(self, backoffs: Column | None) -> Level:
         """What the table keeps, once the order above has made this one's backoffs."""
-        tokens, starts, probabilities = self.order.tokens, self.order.starts, self.all
+        tokens, starts, probabilities = self.order_tokens, self.order_starts, self.all
         if self.pruned:
             tokens, starts, probabilities = self.tokens.close(), self.starts.close(), self.kept.close()
         last = None if backoffs is None else whole(backoffs)

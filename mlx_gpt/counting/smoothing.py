@@ -34,11 +34,16 @@ class Group:
     def sum(self, values: np.ndarray) -> np.ndarray:
         """(R,) -> (C,): the sum over each context's children."""
         found = np.zeros(len(self.sizes))
-        filled = self.sizes > 0
-        begins = np.cumsum(self.sizes) - self.sizes
         if len(values):
-            found[filled] = np.add.reduceat(values, begins[filled], dtype=np.float64)
+            filled, begins = self._filled
+            found[filled] = np.add.reduceat(values.astype(np.float64, copy=False), begins)
         return found
+
+    @cached_property
+    def _filled(self) -> tuple[np.ndarray, np.ndarray]:
+        """The contexts that have children, and where these begin."""
+        filled = np.flatnonzero(self.sizes)
+        return filled, (np.cumsum(self.sizes) - self.sizes).take(filled)
 
     def spread(self, values: np.ndarray) -> np.ndarray:
         """(C,) -> (R,): each context's value for each of its children."""
