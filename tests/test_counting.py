@@ -442,7 +442,7 @@ def test_threads_tiles_and_steps_change_no_score(large: Table, monkeypatch: pyte
     for rows in (1, 3, 9_000 // 4):
         cut = text[: 9_000 // rows * rows].reshape(rows, -1)
         assert np.array_equal(large.score(cut)[0][:, 8:], one[0][0, : cut.size].reshape(cut.shape)[:, 8:])
-    monkeypatch.setattr(table_module, "CHUNK", 100)
+    monkeypatch.setattr(table_module, "SPAN", 100)
     monkeypatch.setattr(table_module, "MANY", 0)
     for threads in (1, 2):
         again = large.score(text[None], threads=threads)

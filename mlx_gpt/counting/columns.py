@@ -6,6 +6,7 @@ while they are written: on a full disk a write is an error that can be told, a m
 
 from __future__ import annotations
 
+import mmap
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -45,6 +46,12 @@ Column = np.ndarray | Stored
 def whole(column: Column) -> np.ndarray:
     """A column as an array: mapped where it lies in a file."""
     return column.mapped() if isinstance(column, Stored) else column
+
+
+def let_go(array: np.ndarray) -> None:
+    """Give back the memory that the pages of a mapped array take; they are read again when they are asked for."""
+    if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap):
+        array.base.madvise(mmap.MADV_DONTNEED)
 
 
 class Shelf:

@@ -15,11 +15,12 @@ import numpy as np
 from mlx_gpt.counting.packed import Starts, groups
 
 U64 = np.uint64
-MULTIPLIER = U64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio (Knuth 1998, section 6.4)
+MULTIPLIERS = U64(0x9E3779B97F4A7C15), U64(0xBF58476D1CE4E5B9)  # of splitmix64 (Steele et al. 2014)
 EMPTY = U64(2**64 - 1)
-ROOM = 1.7  # slots of a hash table for each row
+ROOM = 2.0  # slots of a hash table for each row
 SPARE = 4_096  # slots past the end, so that a search need not wrap around
 PAIRS = 2**29  # pairs of tokens for which bits are kept: 64 MB
+FEW = 128  # searches so unlucky that bisection is sooner done with them
 WORTH = 0.15  # queries a row after which an index pays for itself
 
 
@@ -59,7 +60,12 @@ class Finder:
     def find(self, k: int, contexts: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """The rows of order k for contexts (M,) >= 0 and tokens (M,), both int64; -1 where there is none."""
         index = self.indexes[k - 1]
-        return self._search(k, contexts, tokens) if index is None else index.find(contexts, tokens)
+        if index is None:
+            return self._search(k, contexts, tokens)
+        rows, left = index.find(contexts, tokens)
+        if len(left):
+            rows[left] = self._search(k, contexts.take(left), tokens.take(left))
+        return rows
 
     def _search(self, k: int, contexts: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         starts, stored = self.orders[k - 1]
@@ -99,7 +105,8 @@ class _Pairs:
         ones = np.bitwise_count(self.bits).astype(np.int32)
         self.before = np.cumsum(ones, dtype=np.int32) - ones
 
-    def find(self, contexts: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    def find(self, contexts: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The rows, and which of them (none) are still to be found."""
         cell = contexts * self.width
         cell += tokens
         bit = (cell & 63).view(U64)
@@ -109,7 +116,7 @@ class _Pairs:
         bit = U64(1) << bit
         rows += np.bitwise_count(word & (bit - U64(1)))
         rows[(word & bit) == 0] = -1
-        return rows
+        return rows, rows[:0]
 
 
 class _Hash:
@@ -141,13 +148,17 @@ class _Hash:
         return sum(bits) <= 63
 
     def _slot(self, key: np.ndarray) -> np.ndarray:
-        mixed = key * MULTIPLIER
+        mixed = key ^ (key >> U64(15))
+        mixed *= MULTIPLIERS[0]
+        mixed ^= mixed >> U64(29)
+        mixed *= MULTIPLIERS[1]
         mixed >>= U64(32)
         mixed *= self.size
         mixed >>= U64(32)
         return mixed.view(np.int64)
 
-    def find(self, contexts: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    def find(self, contexts: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The rows, and which few of them are still to be found."""
         key = contexts.astype(U64)
         key <<= self.token_bits
         key |= tokens.view(U64)
@@ -159,7 +170,7 @@ class _Hash:
         wrong &= entry != EMPTY
         left = np.flatnonzero(wrong)
         at, key = at.take(left), key.take(left)
-        while len(left):
+        while len(left) > FEW:
             at += 1
             entry = self.slots.take(at)
             hit = (entry >> self.row_bits) == key
@@ -167,4 +178,4 @@ class _Hash:
             rows[left.take(good)] = (entry.take(good) & self.row_mask).view(np.int64)
             open_ = np.flatnonzero(~hit & (entry != EMPTY))
             left, at, key = left.take(open_), at.take(open_), key.take(open_)
-        return rows
+        return rows, left

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mlx_gpt.counting.columns import Column, Shelf, whole
+from mlx_gpt.counting.columns import Column, Shelf, let_go, whole
 from mlx_gpt.counting.counts import CHUNK, MOST_ROWS, NEVER, Counts, Order, count
 
 TOGETHER = 4 * CHUNK  # rows of all shards merged in one go
@@ -35,6 +35,7 @@ def count_shard(
     context = min(begin, max(1, order - 1)) if begin else 1
     first = begin - context if begin else 0
     counts = count(ids[first:stop], order, vocab_size, eot, threads, context)
+    let_go(ids)
     return Counts(counts.orders, np.where(counts.first == NEVER, NEVER, counts.first + first), counts.tokens, eot)
 
 
@@ -74,26 +75,26 @@ def _merge_order(
     """One order of the whole, and the numbers in it of each shard's rows, given those of the order below."""
     rows = sum(len(shard.tokens) for shard in shards)
     suffixes = [_renumbered(shard.suffixes, numbers, shelf) for shard, numbers in zip(shards, contexts, strict=True)]
-    edges = [whole(numbers) for numbers in contexts]
     tokens = shelf.column(shards[0].tokens.dtype, rows)
     starts, counts = shelf.column(np.int32, all_contexts + 1), shelf.column(np.int32, rows)
     tails = shelf.column(np.int32, rows)
     numbers = [shelf.column(np.int32, len(shard.tokens)) for shard in shards]
     starts.append(np.zeros(1, np.int32))
     row = begin = 0
-    step = CHUNK
+    step, reached = CHUNK, [0] * len(shards)  # contexts of each shard that are done
     while begin < all_contexts:
         stop = min(begin + step, all_contexts)
-        spans = [np.searchsorted(each, [begin, stop]) for each in edges]
-        sizes = [int(shard.starts[b : b + 1][0] - shard.starts[a : a + 1][0]) for shard, (a, b) in _zip(shards, spans)]
+        near = [numbers[a : a + stop - begin] for numbers, a in zip(contexts, reached, strict=True)]
+        near = [each[: np.searchsorted(each, stop)] for each in near]
+        own = [shard.starts[a : a + len(each) + 1] for shard, each, a in zip(shards, near, reached, strict=True)]
+        sizes = [int(edges[-1] - edges[0]) for edges in own]
         if sum(sizes) > TOGETHER and step > 1:
             step = max(1, step // 4)
             continue
         pairs, times, ends = [], [], []
-        for shard, (a, b), mine, tail in zip(shards, spans, edges, suffixes, strict=True):
-            own = shard.starts[a : b + 1].astype(np.int64)
-            low, high = int(own[0]), int(own[-1])
-            context = np.repeat(mine[a:b].astype(np.int64) - begin, np.diff(own))
+        for shard, edges, mine, tail in zip(shards, own, near, suffixes, strict=True):
+            low, high = int(edges[0]), int(edges[-1])
+            context = np.repeat(mine.astype(np.int64) - begin, np.diff(edges))
             pairs.append((context << 32) | shard.tokens[low:high])
             times.append(shard.counts[low:high])
             ends.append(tail[low:high])
@@ -116,6 +117,7 @@ def _merge_order(
         row += len(firsts)
         assert row <= MOST_ROWS, "more n-grams of one order than 32 bits can number"
         begin, step = stop, min(CHUNK, 2 * step)
+        reached = [a + len(each) for a, each in zip(reached, near, strict=True)]
     return Order(tokens.close(), starts.close(), tails.close(), counts.close()), [each.close() for each in numbers]
 
 
@@ -126,7 +128,3 @@ def _renumbered(rows: Column, numbers: Column, shelf: Shelf) -> Column:
     for a in range(0, len(rows), CHUNK):
         column.append(held.take(rows[a : a + CHUNK]))
     return column.close()
-
-
-def _zip(shards: Sequence[Order], spans: Sequence[np.ndarray]) -> list[tuple[Order, tuple[int, int]]]:
-    return [(shard, (int(a), int(b))) for shard, (a, b) in zip(shards, spans, strict=True)]

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from mlx_gpt.counting.counts import CHUNK, threads_here
+from mlx_gpt.counting.counts import SPAN, threads_here
 from mlx_gpt.counting.index import Finder
 from mlx_gpt.counting.packed import Codes, Starts, groups
 
-MANY = 2 * CHUNK  # tokens from which on two threads are sooner done than one
+MANY = 2 * SPAN  # tokens from which on two threads are sooner done than one
 NEAR = 64  # rows of a dense table that fit a core's own cache
 CELLS = 2**21  # entries of a dense table that one thread makes in one go
 
@@ -228,9 +228,9 @@ def ranges(begins: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 def _tiles(batch: int, length: int) -> list[tuple[slice, int, int]]:
-    """Rows and columns that cover (B, T) in tiles of about CHUNK tokens."""
-    width = max(1, min(length, CHUNK))
-    height = max(1, CHUNK // width)
+    """Rows and columns that cover (B, T) in tiles of about SPAN tokens."""
+    width = max(1, min(length, SPAN))
+    height = max(1, SPAN // width)
     rows = [slice(row, row + height) for row in range(0, batch, height)]
     return [(each, begin, min(begin + width, length)) for each in rows for begin in range(0, length, width)]
 
