@@ -50,8 +50,11 @@ def whole(column: Column) -> np.ndarray:
 
 def let_go(array: np.ndarray) -> None:
     """Give back the memory that the pages of a mapped array take; they are read again when they are asked for."""
-    if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap):
-        array.base.madvise(mmap.MADV_DONTNEED)
+    base: object = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 class Shelf:
