@@ -10,7 +10,7 @@ that threads need not meet and only a few parts' keys exist at one time.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,8 @@ CHUNK = 2**16  # elements handled in one go: what fits a core's own cache
 SPAN = 2**17  # positions handled in one go: more of Python's lock is left to the other threads
 MOST_ROWS = 2**31 - 1
 NEVER = np.iinfo(np.int64).max
-PARTS_PER_THREAD = 5
+PARTS_PER_THREAD = 3
+LAST_PARTS_PER_THREAD = 5  # of the highest order, when memory is fullest: the fewer keys at one time, the better
 
 U64 = np.uint64
 
@@ -114,14 +115,21 @@ class _Counting:
         self.workers, self.pmap = workers, pmap
         self.seen, self.first = _tally(stream, vocab_size)
         self.reach = _reach(stream, order, eot)
-        share = np.cumsum(self.seen)
-        many = min(255, PARTS_PER_THREAD * workers) if workers > 1 else 1
-        cuts = np.searchsorted(share, len(stream) * np.arange(1, many) / many)
-        self.edges = np.unique([0, *cuts.tolist(), vocab_size]).astype(np.int64)
-        largest = int(np.diff(np.concatenate([[0], share])[self.edges]).max(initial=0))
-        self.part = np.repeat(np.arange(len(self.edges) - 1, dtype=np.uint8), np.diff(self.edges)).take(stream)
-        self.keys = [np.empty(largest, U64) for _ in range(workers)]
         self.rows = stream
+        self._deal(PARTS_PER_THREAD, [])
+
+    def _deal(self, per_thread: int, orders: Sequence[Order]) -> None:
+        """Deal the windows out, by their first token, to parts of about one size; `orders` are those counted."""
+        many = min(255, per_thread * self.workers) if self.workers > 1 else 1
+        share = np.concatenate([[0], np.cumsum(self.seen)])
+        cuts = np.searchsorted(share[1:], len(self.stream) * np.arange(1, many) / many)
+        edges = np.unique([0, *cuts.tolist(), self.vocab_size]).astype(np.int64)
+        self.part = np.repeat(np.arange(len(edges) - 1, dtype=np.uint8), np.diff(edges)).take(self.stream)
+        self.keys: list[np.ndarray] = []
+        self.keys = [np.empty(int(np.diff(share[edges]).max()), U64) for _ in range(self.workers)]
+        for order in orders[1:]:  # the rows whose first token is at or past an edge
+            edges = whole(order.starts).take(edges).astype(np.int64)
+        self.edges = edges
 
     def whole(self) -> Counts:
         """All orders."""
@@ -133,6 +141,7 @@ class _Counting:
             last = k == self.order
             if last:  # needs no positions
                 spare = np.empty(0, np.int32)
+                self._deal(LAST_PARTS_PER_THREAD, orders)
             new = np.empty(len(self.stream), np.int32) if spare is None else spare
             spare = self.rows if k > 2 else None
             orders.append(self._next(k, last, new, whole(orders[-1].tokens)))

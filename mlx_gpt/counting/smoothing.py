@@ -156,7 +156,7 @@ class Discounting(Smoothing):
         if failed:
             orders = f"order{'s' if len(failed) > 1 else ''} {', '.join(failed)}"
             spelled = ", ".join(f"{amount:g}" for amount in FALLBACK)
-            notice(f"{orders}: too few rare n-grams to estimate discounts, so {spelled} are used")
+            notice(f"{orders}: so small or repetitive a text allows no estimate of discounts, so {spelled} are used")
 
     def taken(self, k: int, group: Group) -> np.ndarray:
         return self.amounts[k - 1].take(np.minimum(group.counts, 3))
