@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import importlib.util
 import json
-import resource
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
+from bench_counting_plot import draw, short
 
 from mlx_gpt.door import Door
 from mlx_gpt.tokenizer import KINDS
 
 VERSION = 1  # of the JSON
 HERE = Path(__file__).resolve()
+MB = 2**20
+MOST_TOKENS = 2**31 - 2  # of one stream
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Job:
     type=click.FloatRange(0, 1),
     default=0.1,
     show_default=True,
-    help="Share of the tokens drawn anew in each repetition, so that new n-grams come as the text grows.",
+    help="Once the text is used up it is repeated, with this share of its tokens drawn anew: new n-grams must come.",
 )
 @click.option("--memory", default="", help="Count the largest size out of core, too, in so much memory, e.g. 500M.")
 @click.option("--quick", is_flag=True, help="Seconds: to see that it works, not to believe.")
@@ -87,17 +91,23 @@ def main(
     if one:
         from bench_counting_tasks import perform
 
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # one Ctrl-C is told once, by the process that began
         job = json.loads(one)
         click.echo(json.dumps(perform(Job(**{**job, "data": tuple(job["data"])}))))
         return
     from mlx_gpt.errors import SettingError
     from mlx_gpt.recipe import size_in_bytes
+    from mlx_gpt.replacing import replacing
     from mlx_gpt.train import absolute
 
     growth, heights = _numbers(sizes, "--sizes", 1_000), _numbers(orders, "--orders", 10)
-    size_in_bytes(memory)
-    if not out.parent.is_dir() or out.is_dir():
-        raise SettingError(f"--out {out}: cannot be written; name a file in a folder that exists")
+    room = size_in_bytes(memory)
+    if max(growth) * tokens > MOST_TOKENS:
+        raise SettingError(f"--sizes {sizes}: {max(growth) * tokens:,} tokens; the most is {MOST_TOKENS:,}")
+    if "-" in data:
+        raise SettingError("--data -: standard input can be read only once, and here it is needed often; name a file")
+    if not out.parent.is_dir() or out.is_dir() or not os.access(out.parent, os.W_OK) or out.suffix == ".png":
+        raise SettingError(f"--out {out}: cannot be written; name a .json file in a folder of yours that exists")
     if quick:
         growth, heights, tokens, vocab_size = growth[:2], heights[:2], min(tokens, 20_000), min(vocab_size, 512)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
@@ -105,31 +115,36 @@ def main(
             "prepare", absolute(data), tokenizer, vocab_size, folder, tokens, max(growth), noise,
             str(Path(folder) / "ids.txt"), order, memory, quick,
         )  # fmt: skip
-        told = _run(job)
+        told = _run(job, "making the text to count")
         size = told["text"]["size_1_tokens"]
         job = dataclasses.replace(job, eot=told["eot"], vocab_size=told["text"]["vocab_size"], tokens=size)
-        baseline = _run(dataclasses.replace(job, task="nothing"))["peak_bytes"]
         found: dict[str, Any] = {
             "version": VERSION,
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "machine": told["machine"],
             "text": told["text"],
-            "baseline_bytes": baseline,
-            "growth": [_run(dataclasses.replace(job, task="count", tokens=size * each)) for each in growth],
-            "orders": [_run(dataclasses.replace(job, task="count", order=each)) for each in heights],
+            "settings": {"tokens": tokens, "sizes": growth, "orders": heights, "order": order, "noise": noise},
+            "baseline_bytes": _run(dataclasses.replace(job, task="nothing"), "an empty process")["peak_bytes"],
         }
-        if memory:
+        if memory:  # first, for here --memory can turn out to be too little
             largest = dataclasses.replace(job, task="shards", tokens=size * max(growth))
-            found["out_of_core"] = {"memory_bytes": size_in_bytes(memory), **_run(largest)}
-        found["queries"] = _run(dataclasses.replace(job, task="ask"))
+            found["out_of_core"] = {"memory_bytes": room, **_point(_run(largest, f"counting in {memory}"))}
+        found["growth"] = [_counted(dataclasses.replace(job, tokens=size * each)) for each in growth]
+        found["orders"] = [_counted(dataclasses.replace(job, order=each)) for each in heights]
+        found["queries"] = _run(dataclasses.replace(job, task="ask"), "asking the model of the whole training text")
         found["id_text_to_arpa"] = _arpa(job)
         found["lmplz"] = _lmplz(job)
-    out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    with replacing(out) as file:
+        file.write(json.dumps(found, indent=1).encode() + b"\n")
     click.echo("\n".join(table(found)))
     drawn = draw(found, out.with_suffix(".png"))
     click.echo(f"\n{out}" + (f", {out.with_suffix('.png')}" if drawn else ""))
     if not drawn:
-        click.secho("no plot: pip install 'mlx-gpt[plots]' draws one", err=True, dim=True)
+        _say("no plot: pip install 'mlx-gpt[plots]' draws one")
+
+
+def _say(message: str) -> None:
+    click.secho(message, err=True, dim=True)
 
 
 def _numbers(text: str, name: str, most: int) -> list[int]:
@@ -141,137 +156,150 @@ def _numbers(text: str, name: str, most: int) -> list[int]:
     return sorted({int(word) for word in words})
 
 
-def _run(job: Job) -> dict[str, Any]:
-    """A job's figures, from a process of its own."""
+# --- processes
+
+
+def _run(job: Job, doing: str) -> dict[str, Any]:
+    """A job's figures, from a process of its own that says itself what is wrong."""
     from mlx_gpt.errors import TrainingError
 
-    click.secho(f"{job.task}: order {job.order}, {job.tokens:,} tokens", err=True, dim=True)
+    _say(doing)
     command = [sys.executable, str(HERE), "--one", json.dumps(dataclasses.asdict(job))]
-    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    ended = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
+    if ended.returncode < 0:
+        name = signal.Signals(-ended.returncode).name
+        raise TrainingError(f"{doing}: ended by {name}; with too little memory take smaller --sizes or --tokens")
     if ended.returncode:
-        lines = ended.stderr.strip().splitlines() or ["no message"]
-        raise TrainingError(f"{job.task}: {lines[-1].removeprefix('Error: ')}")
+        sys.exit(ended.returncode)
     told: dict[str, Any] = json.loads(ended.stdout)
     return told
 
 
-def _process(command: list[str], tokens: int) -> dict[str, Any]:
-    """Wall and CPU seconds of a whole process, and microseconds of CPU a token."""
-    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    seconds = time.perf_counter() - started
-    return {"tokens": tokens, "seconds": seconds, "cpu_seconds": cpu, "cpu_us_per_token": cpu / tokens * 1e6}
+def _counted(job: Job) -> dict[str, Any]:
+    doing = f"counting {job.tokens:,} tokens, order {job.order}"
+    return _point(_run(dataclasses.replace(job, task="count"), doing))
+
+
+def _process(command: list[str], tokens: int, doing: str) -> dict[str, Any]:
+    """A whole process, not ours to measure from within; {} where it fails, for the other figures are worth having."""
+    _say(doing)
+    started = time.perf_counter()
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
+        _, status, used = os.wait4(process.pid, 0)
+        seconds, process.returncode = time.perf_counter() - started, os.waitstatus_to_exitcode(status)
+        said.seek(0)
+        last = (said.read().decode(errors="replace").strip().splitlines() or ["no message"])[-1]
+    if process.returncode:
+        _say(f"{doing}: ended with exit code {process.returncode}, so it is left out ({last})")
+        return {}
+    peak = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    cpu = used.ru_utime + used.ru_stime
+    return _point({"tokens": tokens, "seconds": seconds, "cpu_seconds": cpu, "peak_bytes": peak})
+
+
+def _point(measured: dict[str, Any]) -> dict[str, Any]:
+    """With what follows from it."""
+    tokens = measured["tokens"]
+    return {
+        **measured,
+        "tokens_per_second": tokens / measured["seconds"],
+        "cpu_us_per_token": measured["cpu_seconds"] / tokens * 1e6,
+        "bytes_per_token": measured["peak_bytes"] / tokens,
+    }
 
 
 def _arpa(job: Job) -> dict[str, Any]:
     """Decimal ids to ARPA, a whole process from file to file."""
-    click.secho("id text to ARPA", err=True, dim=True)
-    out = str(Path(job.folder) / "out.arpa")
-    command = [sys.executable, "-m", "mlx_gpt.arpa", "build", job.ids, "--order", str(job.order), "-o", out]
-    return _process(command, job.tokens)
+    command = [sys.executable, "-m", "mlx_gpt.arpa", "build", job.ids, "--order", str(job.order), "-o"]
+    return _process([*command, str(Path(job.folder) / "out.arpa")], job.tokens, "id text to ARPA")
 
 
 def _lmplz(job: Job) -> dict[str, Any]:
     """KenLM's own trainer on the same text, where it is on PATH."""
     binary = shutil.which("lmplz")
     if binary is None:
-        click.secho("lmplz is not on PATH, so it is not compared with", err=True, dim=True)
+        _say("lmplz is not on PATH, so nothing is compared with it")
         return {}
-    click.secho("lmplz", err=True, dim=True)
     files = ["--text", job.ids, "--arpa", str(Path(job.folder) / "lmplz.arpa"), "-T", job.folder]
-    return _process([binary, "-o", str(job.order), "-S", "2G", "--discount_fallback", *files], job.tokens)
+    command = [binary, "-o", str(job.order), "-S", "2G", "--discount_fallback", *files]
+    return _process(command, job.tokens, "lmplz, id text to ARPA")
 
 
-def table(found: dict[str, Any]) -> list[str]:
+# --- what is told
+
+
+def table(found: dict[str, Any]) -> Iterator[str]:
     """The figures as lines of text."""
-    machine, text = found["machine"], found["text"]
-    lines = [
-        f"{machine['description']}, {machine['cpus']} CPUs, NumPy {machine['numpy']}, {found['date']}",
-        f"{text['source']}: {text['vocab_size']:,} {text['tokenizer']} tokens",
-        "",
-        f"{'training':<26}{'tokens':>13}{'M tokens/s':>12}{'CPU us/token':>14}{'peak MB':>9}{'bytes/token':>13}",
-    ]
+    machine, text, asked = found["machine"], found["text"], found["queries"]
+    yield f"{machine['description']}, {machine['cpus']} CPUs, NumPy {machine['numpy']}, {found['date']}"
+    yield (
+        f"{text['source']}: {text['training_tokens']:,} tokens to train on, {text['held_out_tokens']:,} held out, "
+        f"{text['tokenizer']} vocabulary of {text['vocab_size']:,}"
+    )
+    yield ""
+    heads = ("tokens", "wall s", "CPU s", "tokens/s", "CPU us/token", "peak MB", "bytes/token")
+    yield _row("ids to a model", heads) + "  n-grams by order"
     points = [(f"order {each['order']}", each) for each in found["orders"]]
     points += [(f"order {each['order']}, growing", each) for each in found["growth"]]
     if "out_of_core" in found:
         each = found["out_of_core"]
-        points.append((f"out of core in {each['memory_bytes'] / 2**20:,.0f} MB", each))
+        points.append(
+            (f"{'through files' if each['on_disk'] else 'fits'} in {each['memory_bytes'] / MB:,.0f} MB", each)
+        )
+    points.append(("an empty process", {"peak_bytes": found["baseline_bytes"]}))
+    points += [("id text to ARPA", found["id_text_to_arpa"]), ("lmplz, the same", found["lmplz"])]
     for name, each in points:
-        lines.append(
-            f"{name:<26}{each['tokens']:>13,}{each['tokens'] / each['seconds'] / 1e6:>12.2f}"
-            f"{each['cpu_seconds'] / each['tokens'] * 1e6:>14.3f}{each['peak_bytes'] / 2**20:>9,.0f}"
-            f"{each['peak_bytes'] / each['tokens']:>13.1f}"
-        )
-    lines += [f"{'an empty process':<26}{'':>39}{found['baseline_bytes'] / 2**20:>9,.0f}", ""]
-    for name, each in (("id text to ARPA", found["id_text_to_arpa"]), ("lmplz", found["lmplz"])):
         if each:
-            lines.append(f"{name:<34}{each['cpu_us_per_token']:>14.3f} us CPU/token, {each['seconds']:.1f} s")
-    asked = found["queries"]
-    lines.append(
-        f"{'answers a second, order ' + str(asked['model']['order']):<34}{'':>14} {_millions(asked['model']['tokens'])}"
+            grams = " ".join(map(short, each.get("ngrams", ())))
+            yield f"{_row(name, _cells(each))}  {grams}".rstrip()
+    if found["lmplz"] and found["id_text_to_arpa"]:
+        ours, theirs = found["id_text_to_arpa"], found["lmplz"]
+        names = (("CPU", "cpu_seconds"), ("wall", "seconds"), ("peak memory", "peak_bytes"))
+        yield "lmplz / ours, id text to ARPA: " + ", ".join(f"{theirs[n] / ours[n]:.2f} x {said}" for said, n in names)
+    model, kenlm = asked["model"], asked["kenlm"]
+    yield ""
+    yield (
+        f"order {model['order']} on {model['tokens']:,} tokens, {sum(model['ngrams']):,} n-grams: counted in "
+        f"{model['seconds']:.1f} s, index {model['index_seconds']:.1f} s, sampler {model['sampler_seconds']:.1f} s"
     )
-    lines += [f"  {name.replace('_', ' '):<32}{rate:>14,.0f}" for name, rate in asked["rates"].items()]
+    for name, rate in asked["rates"].items():
+        yield f"  {name.replace('_', ' '):<32}{rate:>14,.0f} {'distributions' if 'distr' in name else 'tokens'}/s"
+    if kenlm:
+        yield f"  {'KenLM full_scores, in Python':<32}{kenlm['full_scores_tokens_per_second']:>14,.0f} tokens/s"
+        yield f"  score 1 thread / full_scores{kenlm['times_full_scores']:>18.2f} x"
+        yield f"  KenLM's perplexity / ours{kenlm['perplexity_ratio']:>21.7f}"
+    yield ""
+    stored = asked["storage"]
+    columns = f"{'bytes':>16}{'bytes/n-gram':>14}{'save s':>9}{'load s':>9}{'perplexity':>13}{'bits/byte':>11}"
+    yield f"{'on disk':<12}{columns}"
     for name in ("plain", "quantised"):
-        each = asked["storage"][name]
-        lines.append(
-            f"{name + ' on disk':<34}{each['bytes_per_ngram']:>14.2f} bytes/n-gram, perplexity {each['perplexity']:.3f}"
+        each = stored[name]
+        yield (
+            f"{name:<12}{each['bytes']:>16,}{each['bytes_per_ngram']:>14.2f}{each['save_seconds']:>9.2f}"
+            f"{each['load_seconds']:>9.2f}{each['perplexity']:>13.4f}{each['bits_per_byte']:>11.4f}"
         )
-    if asked["kenlm"]:
-        lines.append(f"{'times kenlm full_scores':<34}{asked['kenlm']['times_full_scores']:>14.2f}")
-        lines.append(f"{'kenlm perplexity / ours':<34}{asked['kenlm']['perplexity_ratio']:>14.7f}")
-    return lines
+    yield f"quantised / plain perplexity {stored['perplexity_ratio']:.5f}, made in {stored['quantise_seconds']:.1f} s"
 
 
-def _millions(tokens: int) -> str:
-    return f"(a model of {tokens / 1e6:.1f} M tokens)"
+def _row(name: str, cells: tuple[str, ...]) -> str:
+    widths = (13, 9, 9, 12, 14, 9, 13)
+    return f"{name:<24}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
 
 
-def draw(found: dict[str, Any], picture: Path) -> bool:
-    """Four panels; False where matplotlib is missing."""
-    if importlib.util.find_spec("matplotlib") is None:
-        return False
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    blue, red, grey = "#2b6ca3", "#c0392b", "#8a8f98"
-    figure, panels = pyplot.subplots(2, 2, figsize=(11, 8), layout="constrained")
-    grown = found["growth"]
-    size = [each["tokens"] / 1e6 for each in grown]
-    panel = panels[0, 0]
-    panel.plot(size, [each["tokens"] / each["seconds"] / 1e6 for each in grown], "o-", color=blue)
-    panel.set(title=f"Training, order {grown[0]['order']}", xlabel="million tokens", ylabel="million tokens/s", ylim=0)
-    panel = panels[0, 1]
-    panel.plot(size, [each["peak_bytes"] / 2**20 for each in grown], "o-", color=blue, label="in memory")
-    if "out_of_core" in found:
-        each = found["out_of_core"]
-        panel.plot([each["tokens"] / 1e6], [each["peak_bytes"] / 2**20], "s", color=red, label="through files")
-        panel.axhline(each["memory_bytes"] / 2**20, color=red, linewidth=0.8, linestyle=":", label="--memory")
-    panel.axhline(found["baseline_bytes"] / 2**20, color=grey, linewidth=0.8, linestyle=":", label="an empty process")
-    panel.set(title="Peak memory of the process", xlabel="million tokens", ylabel="MB", ylim=0)
-    panel.legend(frameon=False)
-    panel = panels[1, 0]
-    cost = [each["cpu_seconds"] / each["tokens"] * 1e6 for each in found["orders"]]
-    bars = panel.bar([str(each["order"]) for each in found["orders"]], cost, color=blue, width=0.6)
-    panel.bar_label(bars, fmt="%.2f", padding=2)
-    panel.set(
-        title=f"CPU by order, {found['orders'][0]['tokens'] / 1e6:.1f} M tokens", xlabel="order", ylabel="us a token"
+def _cells(each: dict[str, Any]) -> tuple[str, ...]:
+    peak = f"{each['peak_bytes'] / MB:,.0f}"
+    if "tokens" not in each:
+        return ("", "", "", "", "", peak, "")
+    return (
+        f"{each['tokens']:,}",
+        f"{each['seconds']:.2f}",
+        f"{each['cpu_seconds']:.2f}",
+        f"{each['tokens_per_second']:,.0f}",
+        f"{each['cpu_us_per_token']:.3f}",
+        peak,
+        f"{each['bytes_per_token']:,.1f}",
     )
-    panel = panels[1, 1]
-    rates = dict(reversed(found["queries"]["rates"].items()))
-    bars = panel.barh([name.replace("_", " ") for name in rates], list(rates.values()), color=blue)
-    panel.bar_label(bars, labels=[f"{rate:,.0f}" for rate in rates.values()], padding=3, fontsize=8)
-    panel.set(title="Answers a second", xscale="log", xlim=(100, 10 * max(rates.values())))
-    for panel in panels.flat:
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(axis="both" if panel is panels[0, 0] or panel is panels[0, 1] else "x", alpha=0.2)
-    figure.suptitle(f"{found['machine']['description']}, {found['date'][:10]}", fontsize=10, color=grey)
-    figure.savefig(picture, dpi=144)
-    pyplot.close(figure)
-    return True
 
 
 if __name__ == "__main__":

@@ -92,8 +92,8 @@ def _grown(job: Job) -> np.ndarray:
 
 
 def _prepare(job: Job) -> Figures:
-    """Write the text that grows: the first tokens of the training text, then the same again and again with a share
-    of the tokens drawn anew from the unigram; and the first of these texts as decimal ids, a document a line."""
+    """Write the text that grows: the training text while it lasts, then the same again and again with a share of
+    the tokens drawn anew from the unigram; and its beginning, size 1, as decimal ids, a document a line."""
     pick_device()
     corpus = _corpus(job, _notice)
     ids, words = corpus.train.ids, corpus.tokenizer
@@ -102,10 +102,14 @@ def _prepare(job: Job) -> Figures:
         _notice(f"the training text has {len(base) - 1:,} tokens: size 1 is all of it")
     chance = np.random.default_rng(SEED)
     with (Path(job.folder) / "grown.ids").open("wb") as file:
-        base.tofile(file)
-        for _ in range(1, job.repeats):
-            text = base[1:].copy()
-            drawn = base[chance.integers(0, len(base), len(text))]
+        wanted = job.tokens * job.repeats + 1
+        real = np.array(ids[:wanted])
+        real.tofile(file)
+        wanted -= len(real)
+        while wanted > 0:
+            text = real[1 : wanted + 1].copy()
+            wanted -= len(text)
+            drawn = real[chance.integers(0, len(real), len(text))]
             anew = (chance.random(len(text)) < job.noise) & (drawn != words.eot) & (text != words.eot)
             text[anew] = drawn[anew]
             text.tofile(file)
@@ -150,7 +154,7 @@ def _count(job: Job) -> Figures:
 
 def _shards(job: Job) -> Figures:
     """The same through files, as stage 4 does it when a text is too long for --memory."""
-    corpus = _corpus(job, _notice)
+    corpus = _corpus(job, _Silent().notice)
     text = Text(_grown(job), np.array([0, job.tokens]), np.array([1]))
     corpus = dataclasses.replace(corpus, train=text, valid=corpus.valid.head(1, corpus.tokenizer))
     model = _model(job)
@@ -187,7 +191,7 @@ def _model(job: Job, in_bits: bool = False) -> Any:
 def _ask(job: Job) -> Figures:
     """All that is asked of the model of the whole training text."""
     pick_device()
-    corpus, effort = _corpus(job, _notice), QUICK if job.quick else FULL
+    corpus, effort = _corpus(job, _Silent().notice), QUICK if job.quick else FULL
     started = time.perf_counter()
     table = _counted(corpus.train.ids, job.order, job.vocab_size, job.eot)
     counted = time.perf_counter() - started
@@ -212,7 +216,6 @@ def _ask(job: Job) -> Figures:
     chance = np.random.default_rng(SEED)
     states = table.advance(corpus.test.ids[None])[:, 0]  # (N - 1, T)
     together = max(1, min(effort.states, MOST_CELLS // job.vocab_size))
-
     dense = np.empty((together, job.vocab_size), np.float32)
 
     def some(number: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Imports point down only, stage files do not know one another, and the scripts have no logic of their own."""
+"""Imports point down only, stage files do not know one another, and scripts that are no benchmarks have no logic."""
 
 import ast
 from pathlib import Path
@@ -73,7 +73,7 @@ def test_nothing_unpickles_or_evaluates() -> None:
 
 
 def test_modules_stay_readable() -> None:
-    for path in modules():
+    for path in [*modules(), *(PACKAGE.parent / "scripts").glob("*.py")]:
         assert len(path.read_text().splitlines()) <= 390, path
 
 
