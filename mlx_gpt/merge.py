@@ -18,10 +18,11 @@ def main(parts: tuple[Path, ...], out: Path) -> None:
     Several texts, too, add up: their counts together are those of one text that holds them all.
     """
     from mlx_gpt.corpus import cache_folder
-    from mlx_gpt.counting.columns import Shelf
+    from mlx_gpt.counting.columns import Shelf, sweep
     from mlx_gpt.counting.record import merge_counts
 
     cache_folder().mkdir(parents=True, exist_ok=True)
+    sweep(cache_folder())
     with Shelf(cache_folder()) as shelf:
         whole = merge_counts(parts, out, shelf)
         rows = ", ".join(f"{len(order.tokens):,}" for order in whole.orders)

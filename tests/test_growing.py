@@ -146,6 +146,7 @@ def test_counts_that_do_not_go_together_are_refused(
     refused("--memory lots", "train", "--stage", 4, *small, "--run", tmp_path / "r", "--memory", "lots")
     refused("--memory 1M", "train", "--stage", 4, *small, "--run", tmp_path / "r", "--memory", "1M")
     refused("--prune", "train", "--stage", 4, *small, "--run", tmp_path / "r", "--prune", "0 2 1")
+    refused("more numbers than orders", "train", "--stage", 4, *small, "--run", tmp_path / "r", "--prune", "0 0 1 1 1")
     assert not (tmp_path / "x").exists()
 
 
@@ -193,6 +194,24 @@ def test_order_auto_takes_the_best_on_the_validation_text(small: list[object], r
     )
     table = [line for line in told.splitlines() if "D3+=" in line]
     assert len(table) == len(tried) - 1  # --counts: a line for each order of the model that was kept
+
+
+def test_order_auto_ends_where_a_file_of_counts_does(small: list[object], story_file: Path, tmp_path: Path) -> None:
+    done("count", "--data", story_file, "--vocab-size", 512, "--order", 2, "-o", tmp_path / "two.counts")
+    told = done(
+        "train", "--stage", 4, *small, "--run", tmp_path / "r", "--order", "auto", "--counted", tmp_path / "two.counts"
+    )
+    assert "order 2: " in told.stderr and "order 3: " not in told.stderr
+
+
+def test_what_a_killed_process_left_is_swept_away(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    dead, alive = tmp_path / f"counting-{ended.pid}-x", tmp_path / f"counting-{os.getpid()}-y"
+    for folder in (dead, alive):
+        folder.mkdir()
+    columns.sweep(tmp_path)
+    assert not dead.exists() and alive.exists()
 
 
 @pytest.mark.slow

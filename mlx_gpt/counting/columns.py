@@ -7,6 +7,8 @@ while they are written: on a full disk a write is an error that can be told, a m
 from __future__ import annotations
 
 import mmap
+import os
+import shutil
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +20,7 @@ from typing import Any, BinaryIO, Self, TypeVar
 import numpy as np
 
 T = TypeVar("T")
+SHELF = "counting-"  # folders on disk are called this, the process and chance
 
 
 class Stored:
@@ -61,7 +64,8 @@ class Shelf:
     """Makes columns: in memory, or in files of a folder that vanishes with the shelf."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.home = None if folder is None else tempfile.TemporaryDirectory(prefix="counting-", dir=folder)
+        prefix = f"{SHELF}{os.getpid()}-"
+        self.home = None if folder is None else tempfile.TemporaryDirectory(prefix=prefix, dir=folder)
         self.made = 0
 
     def __enter__(self) -> Self:
@@ -77,6 +81,18 @@ class Shelf:
             return InMemory(dtype, most)
         self.made += 1
         return InFile(Path(self.home.name) / f"{self.made}.column", np.dtype(dtype))
+
+
+def sweep(folder: Path) -> None:
+    """Remove the shelves that processes which were killed have left in a folder."""
+    for left in folder.glob(f"{SHELF}*-*"):
+        owner = left.name.removeprefix(SHELF).partition("-")[0]
+        try:
+            os.kill(int(owner), 0)
+        except (ProcessLookupError, ValueError):
+            shutil.rmtree(left, ignore_errors=True)
+        except OSError:
+            continue  # it lives, and is somebody else's
 
 
 class InMemory:

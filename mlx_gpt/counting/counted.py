@@ -12,13 +12,13 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_gpt.corpus import Corpus, cache_folder
-from mlx_gpt.counting.columns import Shelf
+from mlx_gpt.counting.columns import Shelf, sweep
 from mlx_gpt.counting.counts import Counts, count
 from mlx_gpt.counting.estimate import estimate
 from mlx_gpt.counting.merge import count_in_shards
 from mlx_gpt.counting.packed import Starts
 from mlx_gpt.counting.quantise import quantised
-from mlx_gpt.counting.record import read_counts
+from mlx_gpt.counting.record import highest_order, read_counts
 from mlx_gpt.counting.sampler import Sampler
 from mlx_gpt.counting.smoothing import Smoothing
 from mlx_gpt.counting.statistics import Statistics, statistics_lines
@@ -62,7 +62,8 @@ class Counted(ABC):
     def fit(self, corpus: Corpus, recipe: Counting, report: Report) -> None:
         """Count the training text once and smooth the counts; of several orders, the best on the validation text."""
         best = math.inf
-        orders = [self.wanted] if self.wanted else list(range(1, HIGHEST + 1))
+        highest = highest_order(Path(recipe.counted)) if recipe.counted else HIGHEST
+        orders = [self.wanted] if self.wanted else list(range(1, highest + 1))
         kept, lines = self.table, list[str]()
         for step, order in enumerate(orders):
             report.progress(Progress(step, len(orders), math.nan, 0.0, 0, 0.0))
@@ -172,6 +173,7 @@ def _room(recipe: Counting) -> int:
 def _folder() -> Path:
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
     return folder
 
 

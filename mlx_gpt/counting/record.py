@@ -50,6 +50,11 @@ def read_counts(path: Path, tokenizer: Tokenizer, order: int) -> Counts:
     return Counts(counts.orders[:order], counts.first, counts.tokens, counts.eot)
 
 
+def highest_order(path: Path) -> int:
+    """The order of a file of counts."""
+    return len(_read(path)[0].orders)
+
+
 def merge_counts(paths: Sequence[Path], out: Path, shelf: Shelf) -> Counts:
     """Add up files of counts and write the sum to `out`; raises DataError where they do not go together."""
     found = [_read(path) for path in paths]

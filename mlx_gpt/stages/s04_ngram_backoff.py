@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from mlx_gpt.counting import FAMILY, Counted, Counts, Smoothing, Wanted, thresholds
+from mlx_gpt.errors import SettingError
 from mlx_gpt.model import Preset, Stage
 from mlx_gpt.recipe import Counting, Settings, setting
 
@@ -50,6 +51,8 @@ class Backoff(Counted):
         super().__init__(config.order, vocab_size)
         self.config, self.in_bits = config, config.quantised
         self.prune = thresholds(config.prune)
+        if config.order and len(self.prune) > config.order:
+            raise SettingError(f"--prune {config.prune!r}: more numbers than orders; --order is {config.order}")
 
     def smoothing(self, counts: Counts, heldout: np.ndarray, recipe: Any) -> Smoothing:
         """Kneser & Ney's discounts follow from the counts of counts; only some others need held-out text."""
