@@ -28,9 +28,12 @@ class Command(Door):
         return f"mlx_gpt.arpa {ctx.info_name}"
 
 
-@click.group(cls=Group)
-def main() -> None:
+@click.group(cls=Group, invoke_without_command=True)
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """ARPA files: write a counted model as one, read one as a run, or make one as KenLM's lmplz does."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 @main.command(cls=Command)

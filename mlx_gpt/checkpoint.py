@@ -17,7 +17,7 @@ from mlx_gpt.recipe import Recipe, Settings
 from mlx_gpt.safetensors import Array, check_header, read, write
 from mlx_gpt.tokenizer import Tokenizer
 
-FORMAT = 1
+FORMAT = 2
 MODEL = "model.safetensors"
 RUNS = Path("runs")
 

@@ -58,14 +58,18 @@ def main(
     from mlx_gpt.corpus import Source, documents, encode_text, files, named_paths, open_corpus
     from mlx_gpt.counting.merge import count_shard
     from mlx_gpt.counting.record import text_digest, write_counts
-    from mlx_gpt.errors import DataError
+    from mlx_gpt.errors import DataError, SettingError
     from mlx_gpt.train import absolute
 
     number, shards = _shard(shard)
+    if like is not None and any(_given(name) for name in ("tokenizer", "vocab_size", "split_seed")):
+        raise SettingError("--like: the run says what a token is; leave out --tokenizer, --vocab-size and --split-seed")
     if like is None:
         corpus = open_corpus(Source(absolute(data), tokenizer, vocab_size, split_seed), _notice)
         words, ids = corpus.tokenizer, corpus.train.ids
     else:
+        if not data:
+            raise DataError("--like: needs --data, the text to count")
         words = load(like).tokenizer
         with named_paths(data) as paths:
             text = encode_text(documents(files(paths)), words)
@@ -77,6 +81,10 @@ def main(
     write_counts(out, counts, words, [(text_digest(ids), begin, stop, len(ids))])
     rows = sum(len(each.tokens) for each in counts.orders[1:])
     click.echo(f"{out}: {counts.tokens:,} tokens, {rows:,} n-grams of orders 2 to {order}" if order > 1 else str(out))
+
+
+def _given(name: str) -> bool:
+    return click.get_current_context().get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE
 
 
 def _shard(text: str) -> tuple[int, int]:

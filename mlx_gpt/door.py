@@ -72,7 +72,7 @@ class Door(click.Command):
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and "alloc" not in str(error).lower():
                 raise
-            remedy = "take a smaller --batch-size, --length or --width"
+            remedy = "take a smaller --batch-size, --length or --width, or for counting a smaller --memory"
             raise Mistake(f"not enough memory ({error}); {remedy}") from error
 
 
@@ -122,6 +122,9 @@ def _option(field: dataclasses.Field[Any], default: Any) -> click.Option:
 
 class _WholeOrAuto(click.IntRange):
     """A whole number, or the word auto, which stands for 0."""
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return "N|auto"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return 0 if value in ("auto", 0) else super().convert(value, param, ctx)

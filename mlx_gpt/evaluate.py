@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import click
@@ -49,7 +50,8 @@ def main(stage: int | None, run: Path | None, data: tuple[str, ...], as_json: bo
             "context": context,
             "context_rule": "whole document" if context is None else "half-overlapping windows",
         }
-        click.echo(json.dumps(told))
+        finite = {name: None if value in (math.inf, -math.inf) else value for name, value in told.items()}
+        click.echo(json.dumps(finite))
         return
     click.echo(f"stage {trained.stage.number} {trained.stage.name}: {trained.stage.title}")
     click.echo(f"{score.bits_per_byte:.4f} bits per byte over {score.bytes:,} bytes in {len(text):,} documents")

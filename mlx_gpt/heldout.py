@@ -13,7 +13,7 @@ from mlx_gpt import stories
 from mlx_gpt.checkpoint import Checkpoint
 from mlx_gpt.corpus import Text, documents, encode_text, files, named_paths, open_corpus, overlap
 from mlx_gpt.errors import DataError
-from mlx_gpt.tokenizer import Tokenizer
+from mlx_gpt.tokenizer import WORD, Tokenizer
 
 Notice = Callable[[str], None]
 
@@ -43,7 +43,13 @@ def held_out(trained: Checkpoint, data: Sequence[str], notice: Notice) -> Text:
         notice("the cached training text of this run is gone, so leaks were not looked for")
     elif known:
         notice(f"LEAK: {known} of {len(texts)} documents also stand in the text this run was trained on")
-    return encode_text(texts, trained.tokenizer)
+    text = encode_text(texts, trained.tokenizer)
+    if trained.tokenizer.kind == WORD:  # blanks and the letters of unknown words are not scored
+        unknown = int((text.ids == trained.tokenizer.unknown).sum())
+        notice(
+            f"{unknown:,} of {text.tokens:,} words are unknown; bits per byte of a word model leave out their letters"
+        )
+    return text
 
 
 def raw_bytes(text: Text, tokenizer: Tokenizer) -> list[bytes]:

@@ -39,7 +39,8 @@ class Score:
     @property
     def perplexity(self) -> float:
         """Per token, so comparable only between models with one tokenizer."""
-        return math.exp(min(700.0, float(self.nats.sum()) / self.tokens))
+        nats = float(self.nats.sum()) / self.tokens
+        return math.exp(nats) if nats < 700 else math.inf
 
     @property
     def tokens_per_second(self) -> float:

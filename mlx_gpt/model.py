@@ -128,6 +128,8 @@ def check_ids(ids: mx.array, vocab_size: int) -> None:
     if ids.ndim != 2 or ids.shape[1] < 1 or not mx.issubdtype(ids.dtype, mx.integer):
         raise TokenizerError(f"ids of shape {ids.shape} and type {ids.dtype}: expected integers (batch, tokens >= 1)")
     held = np.array(ids)
+    if not held.size:
+        return
     low, high = int(held.min()), int(held.max())
     if low < 0 or high >= vocab_size:
         outside = low if low < 0 else high

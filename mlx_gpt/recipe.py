@@ -84,10 +84,11 @@ def size_in_bytes(text: str) -> int:
     """Bytes of a size such as 500M, 2G or 1.5GB; 0 for no text. Raises SettingError for anything else."""
     if not text:
         return 0
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)i?B?", text, re.IGNORECASE)
-    if not found or not float(found[1]):
+    found = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?([KMGT]?)i?B?", text, re.IGNORECASE)
+    size = int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " ")) if found else 0
+    if not size:
         raise SettingError(f"--memory {text}: expected a size such as 500M or 2G")
-    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
+    return size
 
 
 @dataclass(frozen=True)

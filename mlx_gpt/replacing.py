@@ -35,6 +35,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
                 os.fsync(folder)
             finally:
                 os.close(folder)
+    except BrokenPipeError:
+        raise  # whoever read along has seen enough
     except OSError as error:
         full = "; is the disk full?" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
         raise CheckpointError(f"{path}: cannot be written ({error.strerror or error}{full})") from error

@@ -677,8 +677,12 @@ def test_an_imported_model_of_words_generates_and_scores(tmp_path: Path) -> None
     assert failed.exit_code == 2 and "was imported" in failed.stderr and "give --data FILE" in failed.stderr
 
 
+def test_without_a_command_the_help_is_shown() -> None:
+    result = walk()
+    assert result.exit_code == 0 and "export" in result.output and "build" in result.output
+
+
 MISTAKES = [
-    ("", "Missing command|Usage"),
     ("exprot", "No such command 'exprot'"),
     ("export", "Missing argument 'OUT'"),
     ("export {tmp}/o.arpa", "give either --stage"),

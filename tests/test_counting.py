@@ -216,6 +216,20 @@ def test_threads_and_parts_change_nothing() -> None:
     assert {g: int(c) for g, c in zip(spelled(three)[2], three.orders[2].counts, strict=True)} == grams(ids, 3)
 
 
+def test_more_threads_than_there_are_parts() -> None:
+    ids = np.random.default_rng(0).integers(0, 300, 200_000)
+    same(count(ids, 3, 300, EOT, threads=1), count(ids, 3, 300, EOT, threads=65))
+
+
+def test_katz_sums_to_one_on_a_large_vocabulary() -> None:
+    """Contexts after which nearly every likely word was seen, so that few words are left to take the rest."""
+    chance = np.random.default_rng(5)
+    ids = np.concatenate([[0], np.minimum(chance.zipf(1.5, 200_000), 1_999), [0]])
+    table = model(ids, 4, "katz", 2_000)
+    p = table.distributions(table.advance(ids[None, :1_000])[:, 0]).astype(np.float64)
+    assert np.abs(p.sum(-1) - 1).max() < 1e-6
+
+
 def test_rows_beyond_64_bits_are_sorted_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """A vocabulary of 2^20, whose keys are made too long by pretending that their parts need 64 bits."""
     chance = np.random.default_rng(0)
@@ -545,6 +559,15 @@ def test_a_damaged_table_is_refused(large: Table) -> None:
             as_table({**sound, "3.starts": sound["3.starts"][::-1].copy()}, 300)
         with pytest.raises(CheckpointError):
             as_table(sound, 301)
+        begins = as_table(sound, 300).levels[2].starts.part(0, 300)
+        wide = int(np.argmax(np.diff(begins)))
+        swapped = sound["3.tokens"].copy()
+        swapped[begins[wide] : begins[wide] + 2] = swapped[begins[wide] : begins[wide] + 2][::-1]
+        for strange in (swapped, sound["3.tokens"].astype(np.float32), sound["3.tokens"].astype(np.int64)):
+            with pytest.raises(CheckpointError):
+                as_table({**sound, "3.tokens": strange}, 300)
+        with pytest.raises(CheckpointError):
+            as_table({**sound, "3.probabilities": sound["3.probabilities"][:, None]}, 300)
 
 
 # --- published figures

@@ -1,7 +1,7 @@
 """N-gram models in NumPy: counted by sorting, smoothed by one rule, asked for millions of tokens at once."""
 
 from mlx_gpt.counting.counted import Counted
-from mlx_gpt.counting.counts import Counts, Order, count
+from mlx_gpt.counting.counts import HIGHEST_ORDER, Counts, Order, count
 from mlx_gpt.counting.estimate import estimate, thresholds
 from mlx_gpt.counting.family import FAMILY, Wanted
 from mlx_gpt.counting.sampler import Sampler
@@ -11,6 +11,7 @@ from mlx_gpt.counting.weights import fitted
 
 __all__ = [
     "FAMILY",
+    "HIGHEST_ORDER",
     "AddK",
     "Counted",
     "Counts",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import platform
 import shutil
 import tempfile
 from collections import deque
@@ -20,7 +21,7 @@ from typing import Any, BinaryIO, Self, TypeVar
 import numpy as np
 
 T = TypeVar("T")
-SHELF = "counting-"  # folders on disk are called this, the process and chance
+SHELF = "counting-"  # folders on disk are called this, the machine, the process and chance
 
 
 class Stored:
@@ -64,7 +65,7 @@ class Shelf:
     """Makes columns: in memory, or in files of a folder that vanishes with the shelf."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        prefix = f"{SHELF}{os.getpid()}-"
+        prefix = f"{SHELF}{platform.node()}-{os.getpid()}-"
         self.home = None if folder is None else tempfile.TemporaryDirectory(prefix=prefix, dir=folder)
         self.made = 0
 
@@ -84,9 +85,12 @@ class Shelf:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the shelves that processes which were killed have left in a folder."""
-    for left in folder.glob(f"{SHELF}*-*"):
-        owner = left.name.removeprefix(SHELF).partition("-")[0]
+    """Remove the shelves that processes of this machine which were killed have left in a folder."""
+    own = f"{SHELF}{platform.node()}-"
+    for left in folder.iterdir():
+        if not left.name.startswith(own):
+            continue
+        owner = left.name.removeprefix(own).partition("-")[0]
         try:
             os.kill(int(owner), 0)
         except (ProcessLookupError, ValueError):

@@ -13,12 +13,12 @@ import numpy as np
 
 from mlx_gpt.corpus import Corpus, cache_folder
 from mlx_gpt.counting.columns import Shelf, sweep
-from mlx_gpt.counting.counts import Counts, count
+from mlx_gpt.counting.counts import HIGHEST_ORDER, MOST_ROWS, Counts, count, id_type
 from mlx_gpt.counting.estimate import estimate
 from mlx_gpt.counting.merge import count_in_shards
 from mlx_gpt.counting.packed import Starts
 from mlx_gpt.counting.quantise import quantised
-from mlx_gpt.counting.record import highest_order, read_counts
+from mlx_gpt.counting.record import counted_texts, highest_order, read_counts, text_digest
 from mlx_gpt.counting.sampler import Sampler
 from mlx_gpt.counting.smoothing import Smoothing
 from mlx_gpt.counting.statistics import Statistics, statistics_lines
@@ -32,7 +32,6 @@ from mlx_gpt.model import Progress, Report, check_ids
 from mlx_gpt.recipe import Counting, size_in_bytes
 from mlx_gpt.safetensors import Array
 
-HIGHEST = 10  # order
 LEAST = 64 * 2**20  # bytes beyond the program itself in which anything can be counted
 
 
@@ -62,7 +61,7 @@ class Counted(ABC):
     def fit(self, corpus: Corpus, recipe: Counting, report: Report) -> None:
         """Count the training text once and smooth the counts; of several orders, the best on the validation text."""
         best = math.inf
-        highest = highest_order(Path(recipe.counted)) if recipe.counted else HIGHEST
+        highest = highest_order(Path(recipe.counted)) if recipe.counted else HIGHEST_ORDER
         orders = [self.wanted] if self.wanted else list(range(1, highest + 1))
         kept, lines = self.table, list[str]()
         for step, order in enumerate(orders):
@@ -84,28 +83,31 @@ class Counted(ABC):
 
     def _fit(self, order: int, corpus: Corpus, recipe: Counting, report: Report) -> list[Statistics]:
         """Fill the table with one order's model."""
-        ids, threads = corpus.train.ids, 0
-        room = _room(recipe)
-        size = min(-(-len(ids) // recipe.shards), room // bytes_per_token(order))
-        on_disk = size < len(ids) and size * recipe.shards < len(ids)
+        ids, room = corpus.train.ids, _room(recipe)
+        given = read_counts(Path(recipe.counted), corpus.tokenizer, order) if recipe.counted else None
+        if given is not None and counted_texts(Path(recipe.counted)) != {text_digest(ids)}:
+            report.notice("these counts are not of this training text alone: the held-out text may be among them")
+        fits = min(room // bytes_per_token(order), MOST_ROWS - 1)  # tokens counted in memory
+        size = min(-(-len(ids) // recipe.shards), fits)
+        on_disk = (len(ids) if given is None else given.tokens) > fits
         try:
             with Shelf(_folder() if on_disk else None) as shelf:
-                if recipe.counted:
-                    counts = read_counts(Path(recipe.counted), corpus.tokenizer, order)
-                elif size < len(ids):
-                    counts = count_in_shards(ids, order, self.vocab_size, corpus.tokenizer.eot, size, shelf, threads)
-                else:
-                    counts = count(ids, order, self.vocab_size, corpus.tokenizer.eot, threads)
+                counts = given
+                if counts is None and size < len(ids):
+                    counts = count_in_shards(ids, order, self.vocab_size, corpus.tokenizer.eot, size, shelf)
+                elif counts is None:
+                    counts = count(ids, order, self.vocab_size, corpus.tokenizer.eot)
                 chosen = self.smoothing(counts, corpus.valid.ids, recipe)
-                self.table, found = estimate(counts, chosen, report.notice, self.prune, shelf, room // 8, threads)
+                self.table, found = estimate(counts, chosen, report.notice, self.prune, shelf, room // 8)
         except OSError as error:
             raise DataError(
                 f"{error.filename or _folder()}: counting ended, {error.strerror}; "
                 "make room there, or name another folder with MLX_GPT_CACHE"
             ) from error
+        self.table.finder.may_index = not on_disk
         if self.in_bits:
             self.table = quantised(self.table)
-        self.table.finder.may_index = not on_disk
+            self.table.finder.may_index = not on_disk
         return found
 
     def memory(self, batch: int = 1) -> Memory:
@@ -179,4 +181,6 @@ def _folder() -> Path:
 
 def _uniform(vocab_size: int) -> Table:
     p = np.full(vocab_size, 1 / vocab_size, np.float32)
-    return Table([Level(np.arange(vocab_size), Starts(np.array([0, vocab_size], np.int32)), p, None)])
+    return Table(
+        [Level(np.arange(vocab_size, dtype=id_type(vocab_size)), Starts(np.array([0, vocab_size], np.int32)), p, None)]
+    )

@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 
 from mlx_gpt.counting.columns import Column, whole
+from mlx_gpt.errors import DataError
 
 CHUNK = 2**16  # elements handled in one go: what fits a core's own cache
 SPAN = 2**17  # positions handled in one go: more of Python's lock is left to the other threads
 MOST_ROWS = 2**31 - 1
+HIGHEST_ORDER = 10
 NEVER = np.iinfo(np.int64).max
 PARTS_PER_THREAD = 3
 LAST_PARTS_PER_THREAD = 5  # of the highest order, when memory is fullest: the fewer keys at one time, the better
@@ -83,7 +85,8 @@ def count(ids: np.ndarray, order: int, vocab_size: int, eot: int, threads: int =
     counted, they only stand before what is: the mark that opens the stream, or in a shard the order - 1 tokens
     that belong to the shard before.
     """
-    assert len(ids) < MOST_ROWS, "longer streams are counted in shards"
+    if len(ids) >= MOST_ROWS:
+        raise DataError(f"{len(ids):,} tokens: more than can be counted at once; count them in shards")
     stream = np.asarray(ids).astype(id_type(vocab_size), copy=False)
     workers = threads or threads_here()
     if len(stream) < CHUNK:

@@ -20,6 +20,7 @@ from mlx_gpt.counting.table import Level, Table
 from mlx_gpt.errors import SettingError
 
 GONE = np.empty(0, np.int32)
+LARGEST_BACKOFF = 10.0  # where unseen words alone get the rest; it also bounds what rounding does to the sum
 SPENT = Order(GONE, GONE, GONE, GONE)
 
 
@@ -80,6 +81,7 @@ class _Estimation:
         self.found = [statistics(column) for column in self.counted]
         if smoothing.continuation:
             correct_as_kenlm(counts, self.counted, self.found)
+        self.mass = np.ones(1)
         smoothing.learn(counts, self.found, notice)
 
     def run(self, pool: ThreadPoolExecutor | None) -> tuple[Table, list[Statistics]]:
@@ -90,13 +92,17 @@ class _Estimation:
             made = self._order(k, lower, pool)
             if kept is not None:
                 levels.append(kept.level(made.backoffs.close()))
-            self.counted[k - 1] = GONE
-            done = k - 2 if self.pruned else k - 1  # pruning looks at the counts of the order below
+            self.counted[k - 1], self.mass = GONE, whole(made.mass.close())
+            looks_below = self.pruned or not self.smoothing.interpolated  # at the order below, that is
+            done = k - 2 if looks_below else k - 1
             if done >= 0:
                 self.counts.orders[done] = SPENT
             lower, kept = made.close(), made
         assert kept is not None
-        return Table([*levels, kept.level(None)]), self.found
+        table = Table([*levels, kept.level(None)])
+        for each, rows in zip(self.found, table.rows, strict=True):
+            each.kept = rows
+        return table, self.found
 
     def _order(self, k: int, lower: Column, pool: ThreadPoolExecutor | None) -> _Outputs:
         """The rows of order k and the backoffs of their contexts, given the probabilities of order k - 1."""
@@ -126,8 +132,13 @@ class _Estimation:
         assert isinstance(gathered, Stored)
         return gathered
 
+    def _tails(self, k: int, context: int, number: int) -> np.ndarray:
+        """The contexts of order k, without their first tokens, as rows of order k - 2."""
+        return self.counts.orders[k - 2].suffixes[context : context + number]
+
     def _group(self, k: int, below: Column, context: int, edges: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Backoffs (C,) of a group's contexts and probabilities (R,) of its rows, with what of them is kept."""
+        """Backoffs (C,) of a group's contexts, probabilities (R,) of its rows, the sums (C,) of the distributions
+        where they are needed, and what of all is kept."""
         order, begin, stop = self.counts.orders[k - 1], int(edges[0]), int(edges[-1])
         group = Group(np.diff(edges), self.counted[k - 1][begin:stop])
         taken = self.smoothing.taken(k, group)
@@ -144,16 +155,20 @@ class _Estimation:
         if self.smoothing.interpolated or k == 1:
             p += group.spread(rest) * lower
         else:
-            free = 1 - group.sum(lower * kept)  # the lower order's mass of what was not seen here
-            full = free < 1e-6  # every word was seen: nobody can take what is left
-            p = np.where(group.spread(full & known), p / group.spread(np.where(full & known, 1 - rest, 1.0)), p)
-            rest = np.where(full, 1.0, rest / np.where(full, 1.0, free))
+            tails = np.zeros(len(rest), np.int64) if k == 2 else self._tails(k, context, len(rest))
+            free = np.maximum(self.mass.take(tails) - group.sum(lower * kept), 0)  # of what was not seen here
+            over = known & (rest > LARGEST_BACKOFF * free)  # few are left to take it: what was seen keeps the rest
+            p *= group.spread(np.where(over, (1 - LARGEST_BACKOFF * free) / np.where(over, 1 - rest, 1.0), 1.0))
+            rest = np.where(over, LARGEST_BACKOFF, rest / np.where(over | ~known, 1.0, free))
+        p, rest = np.minimum(p, 1).astype(np.float32), rest.astype(np.float32)
+        mass = GONE if self.smoothing.interpolated else group.sum(p * kept) + rest * (free if k > 1 else 0.0)
         contexts = np.ones(len(rest), bool)
         if k > 1 and self.limits[k - 2]:
             contexts = self.counts.orders[k - 2].counts[context : context + len(rest)] > self.limits[k - 2]
         return (
-            rest.astype(np.float32),
-            np.minimum(p, 1).astype(np.float32),
+            rest,
+            p,
+            mass,
             contexts,
             kept,
             group.sum(kept).astype(np.int32) if self.pruned else group.sizes,
@@ -169,6 +184,7 @@ class _Outputs:
         self.order_tokens, self.order_starts, self.pruned = order.tokens, order.starts, pruned
         self.whole = shelf.column(np.float32, rows)
         self.all: Column = GONE
+        self.mass = shelf.column(np.float64, contexts)  # what each context's distribution sums to, as rounded
         self.backoffs = shelf.column(np.float32, contexts)
         if pruned:
             self.kept, self.tokens = shelf.column(np.float32, rows), shelf.column(order.tokens.dtype, rows)
@@ -179,12 +195,15 @@ class _Outputs:
         self,
         rest: np.ndarray,
         p: np.ndarray,
+        mass: np.ndarray,
         contexts: np.ndarray,
         kept: np.ndarray,
         sizes: np.ndarray,
         tokens: np.ndarray,
     ) -> None:
         self.whole.append(p)
+        if len(mass):
+            self.mass.append(mass)
         if not self.pruned:
             self.backoffs.append(rest)
             return

@@ -13,6 +13,7 @@ import numpy as np
 
 from mlx_gpt.counting.columns import Column, Shelf, let_go, whole
 from mlx_gpt.counting.counts import CHUNK, MOST_ROWS, NEVER, Counts, Order, count
+from mlx_gpt.errors import DataError
 
 TOGETHER = 4 * CHUNK  # rows of all shards merged in one go
 
@@ -103,6 +104,8 @@ def _merge_order(
         fresh = np.ones(len(pair), bool)
         np.not_equal(pair[1:], pair[:-1], out=fresh[1:])
         firsts = np.flatnonzero(fresh)
+        if row + len(firsts) > MOST_ROWS:
+            raise DataError(f"more than {MOST_ROWS:,} n-grams of one order; take a lower --order")
         rank = np.empty(len(pair), np.int32)
         rank[by_pair] = row + np.cumsum(fresh) - 1
         for column, part in zip(numbers, np.split(rank, np.cumsum(sizes)[:-1]), strict=True):
@@ -111,11 +114,11 @@ def _merge_order(
         tokens.append((distinct & (2**32 - 1)).astype(tokens.dtype))
         tails.append(np.concatenate(ends).take(by_pair.take(firsts)))
         if len(firsts):
-            counts.append(np.add.reduceat(np.concatenate(times).take(by_pair), firsts, dtype=np.int64).astype(np.int32))
+            added = np.add.reduceat(np.concatenate(times).take(by_pair), firsts, dtype=np.int64)
+            counts.append(np.minimum(added, MOST_ROWS).astype(np.int32))
         children = np.bincount(distinct >> 32, minlength=stop - begin)
         starts.append((row + np.cumsum(children)).astype(np.int32))
         row += len(firsts)
-        assert row <= MOST_ROWS, "more n-grams of one order than 32 bits can number"
         begin, step = stop, min(CHUNK, 2 * step)
         reached = [a + len(each) for a, each in zip(reached, near, strict=True)]
     return Order(tokens.close(), starts.close(), tails.close(), counts.close()), [each.close() for each in numbers]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,15 @@ Part = tuple[str, int, int, int]  # a text's digest, first id, one past the last
 
 
 def write_counts(path: Path, counts: Counts, tokenizer: Tokenizer, parts: Sequence[Part]) -> None:
-    """Write counts, and what parts of which texts they are of, whole or not at all."""
-    arrays: dict[str, Array] = {"first": counts.first, "tokenizer": np.frombuffer(tokenizer.model, np.uint8)}
+    """Write counts, and what parts of one text they are of, whole or not at all."""
+    _write(path, counts, tokenizer, parts, {parts[0][0]: counts.first})
+
+
+def _write(
+    path: Path, counts: Counts, tokenizer: Tokenizer, parts: Sequence[Part], firsts: Mapping[str, np.ndarray]
+) -> None:
+    arrays: dict[str, Array] = {f"first.{text}": first for text, first in firsts.items()}
+    arrays["tokenizer"] = np.frombuffer(tokenizer.model, np.uint8)
     for k, order in enumerate(counts.orders, 1):
         arrays |= {f"{k}.{name}": getattr(order, name) for name in COLUMNS}
     told = {"format": FORMAT, "tokens": counts.tokens, "eot": counts.eot, "parts": parts, "kind": tokenizer.kind}
@@ -68,17 +75,28 @@ def merge_counts(paths: Sequence[Path], out: Path, shelf: Shelf) -> Counts:
     for (before, earlier), (after, later) in itertools.pairwise(spans):
         if before[0] == after[0] and after[1] < before[2]:
             raise DataError(f"{later}: holds tokens that {earlier} has counted already")
-    shards, base, bases = [], 0, dict[str, int]()
-    for counts, own, _ in found:  # texts follow one another as their files do
-        for digest, *_, ids in own["parts"]:
-            if digest not in bases:
-                bases[digest] = base
-                base += ids
-        moved = np.where(counts.first == NEVER, NEVER, counts.first + bases[own["parts"][0][0]])
-        shards.append(Counts(counts.orders, moved, counts.tokens, counts.eot))
-    whole = merge(shards, shelf)
-    write_counts(out, whole, Tokenizer(told["kind"], model), _joined([part for part, _ in spans]))
+    whole = merge([counts for counts, _, _ in found], shelf)
+    firsts: dict[str, np.ndarray] = {}
+    for _, own, _ in found:
+        for text, first in own["firsts"].items():
+            firsts[text] = np.minimum(firsts[text], first) if text in firsts else first
+    _write(out, whole, Tokenizer(told["kind"], model), _joined([part for part, _ in spans]), firsts)
     return whole
+
+
+def counted_texts(path: Path) -> set[str]:
+    """The digests of the texts that a file of counts is of."""
+    return {text for text, *_ in _read(path)[1]["parts"]}
+
+
+def _one_first(firsts: Mapping[str, np.ndarray], parts: Sequence[Part]) -> np.ndarray:
+    """Where each id is first seen, of several texts one after the other, always in the same order."""
+    sizes, base = {text: ids for text, *_, ids in parts}, 0
+    moved = []
+    for text in sorted(firsts):
+        moved.append(np.where(firsts[text] == NEVER, NEVER, firsts[text] + base))
+        base += sizes[text]
+    return np.min(moved, axis=0)
 
 
 def _joined(parts: Sequence[Part]) -> list[Part]:
@@ -98,7 +116,9 @@ def _read(path: Path) -> tuple[Counts, dict[str, Any], bytes]:
             raise DataError(f"{path}: written by another version of mlx_gpt; count again")
         orders = sum(name.endswith(".suffixes") for name in arrays)
         made = [Order(*(arrays[f"{k}.{name}"] for name in COLUMNS)) for k in range(1, orders + 1)]
-        counts = Counts(made, arrays["first"], int(told["tokens"]), int(told["eot"]))
+        firsts = {name.removeprefix("first."): each for name, each in arrays.items() if name.startswith("first.")}
+        told["firsts"] = firsts
+        counts = Counts(made, _one_first(firsts, told["parts"]), int(told["tokens"]), int(told["eot"]))
         if not made or not told["parts"] or len(made[0].tokens) != counts.vocab_size:
             raise ValueError("no counts")
         return counts, told, arrays["tokenizer"].tobytes()

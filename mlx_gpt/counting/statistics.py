@@ -20,6 +20,7 @@ class Statistics:
     """One order: how many n-grams there are, how many of them were counted j times, and what each of those loses.
 
     rows       distinct n-grams that were seen
+    kept       those that pruning leaves
     times      (LARGEST + 1,)  n-grams counted 0, 1, … times
     discounts  of n-grams counted once, twice, three times or more; empty for smoothings without
     """
@@ -27,6 +28,7 @@ class Statistics:
     rows: int
     times: np.ndarray
     discounts: tuple[float, ...] = field(default=())
+    kept: int = -1
 
 
 def statistics(counts: Column) -> Statistics:
@@ -47,7 +49,9 @@ def statistics_lines(found: Sequence[Statistics]) -> list[str]:
         names = zip(("D1", "D2", "D3+"), each.discounts, strict=False)
         discounts = "".join(f" {name}={amount:.6g}" for name, amount in names)
         times = "".join(f" n{j}={each.times[j]}" for j in range(1, 5))
-        lines.append(f"{k} {each.rows + 2 * (k == 1)}{discounts} {times}")
+        rows = each.rows + 2 * (k == 1)
+        shown = f"{each.kept}/{rows}" if k > 1 and each.kept not in (-1, each.rows) else f"{rows}"
+        lines.append(f"{k} {shown}{discounts} {times}")
     return lines
 
 

@@ -49,7 +49,7 @@ class Table:
         self.levels = list(levels)
         self.order, self.vocab_size = len(self.levels), len(self.levels[0].tokens)
         self.finder = Finder([(level.starts, level.tokens) for level in self.levels])
-        self.unigram = np.asarray(_taken(self.levels[0].probabilities, np.arange(self.vocab_size)))
+        self.unigram = np.asarray(self.levels[0].probabilities.take(np.arange(self.vocab_size)))
 
     @property
     def rows(self) -> list[int]:
@@ -59,7 +59,8 @@ class Table:
     def with_suffixes(self) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
         """Every row of orders 2 to N in groups: order, first row, and the rows (R,) of its context and of its
         suffix in the order below."""
-        self.finder.build()
+        if self.finder.may_index:
+            self.finder.build()
         below = np.empty(0, np.int32)
         for k in range(2, self.order + 1):
             level = self.levels[k - 1]
@@ -132,12 +133,12 @@ class Table:
                 np.take(self.unigram, row, out=p)
                 continue
             seen = np.flatnonzero(row >= 0)
-            p[seen] = _taken(self.levels[k - 1].probabilities, row.take(seen))
+            p[seen] = self.levels[k - 1].probabilities.take(row.take(seen))
             lengths[seen] = k
             missed = np.flatnonzero((context >= 0) & (row < 0))
             backoffs = self.levels[k - 2].backoffs
             assert backoffs is not None
-            p[missed] *= _taken(backoffs, context.take(missed))
+            p[missed] *= backoffs.take(context.take(missed))
         with np.errstate(divide="ignore"):
             return np.log(p, out=p).reshape(ids.shape), lengths.reshape(ids.shape)
 
@@ -167,7 +168,7 @@ class Table:
             if begin < stop:
                 spans.append((level, begin, stop, weight))
             assert below is not None
-            weight *= float(_taken(below, context))
+            weight *= float(below.take(context))
         p = self.unigram * np.float32(weight)
         for level, begin, stop, scale in reversed(spans):
             children = level.probabilities[begin:stop]
@@ -185,7 +186,7 @@ class Table:
             assert backoffs is not None
             known = np.flatnonzero(state[k - 1] >= 0)
             weights.append(weights[-1].copy())
-            weights[-1][known] *= _taken(backoffs, state[k - 1].take(known))
+            weights[-1][known] *= backoffs.take(state[k - 1].take(known))
         weights.reverse()
         last, which = np.unique(state[0], return_inverse=True)  # many sequences end with the same few tokens
         out_of_one = np.repeat(self.unigram[None], len(last), axis=0)
@@ -205,7 +206,7 @@ class Table:
         if scale:
             backoffs = self.levels[k - 1].backoffs
             assert backoffs is not None
-            out[known] *= _taken(backoffs, rows)[:, None]
+            out[known] *= backoffs.take(rows)[:, None]
         begins, stops = level.starts.spans(rows)
         sizes = stops - begins
         children = ranges(begins, sizes)
@@ -213,11 +214,7 @@ class Table:
             return
         cells = np.repeat(known * self.vocab_size, sizes)
         cells += level.tokens.take(children)
-        out.reshape(-1)[cells] = _taken(level.probabilities, children) * np.repeat(weights.take(known), sizes)
-
-
-def _taken(values: np.ndarray | Codes, rows: np.ndarray) -> np.ndarray:
-    return values.take(rows)
+        out.reshape(-1)[cells] = level.probabilities.take(children) * np.repeat(weights.take(known), sizes)
 
 
 def ranges(begins: np.ndarray, sizes: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mlx_gpt.counting.packed import Codes, Starts
+from mlx_gpt.counting.packed import Codes, Starts, groups
 from mlx_gpt.counting.table import Level, Table
 from mlx_gpt.errors import CheckpointError
 from mlx_gpt.safetensors import Array
@@ -42,7 +42,7 @@ def as_table(arrays: Mapping[str, np.ndarray], vocab_size: int) -> Table:
     except (IndexError, TypeError, ValueError) as error:
         raise CheckpointError("a damaged table of n-grams; train again") from error
     above = 1
-    if not levels or len(levels[0].tokens) != vocab_size:
+    if not levels or levels[0].tokens.shape != (vocab_size,):
         raise CheckpointError("a table of another vocabulary; train again")
     for level in levels:
         if level.starts.contexts != above or not _sound(level, vocab_size):
@@ -68,7 +68,10 @@ def _level(arrays: Mapping[str, np.ndarray], k: int, highest: bool) -> Level:
 
 def _sound(level: Level, vocab_size: int) -> bool:
     """Whether a level's arrays fit each other, so that no query can reach past them."""
-    rows, starts = len(level.tokens), level.starts
+    tokens, starts = level.tokens, level.starts
+    if tokens.ndim != 1 or tokens.dtype.kind != "u" or starts.offsets.ndim != 1 or len(starts) < 2:
+        return False
+    rows = len(tokens)
     if (starts.bases is None) != (starts.offsets.dtype == np.int32):
         return False
     if starts.bases is not None and not (starts.block > 0 and len(starts.bases) == -(-len(starts) // starts.block)):
@@ -76,7 +79,10 @@ def _sound(level: Level, vocab_size: int) -> bool:
     for values in (level.probabilities, level.backoffs):
         if values is not None and len(values) != rows:
             return False
-        if isinstance(values, Codes) and len(values.book) != 256:
+        stored = values.codes if isinstance(values, Codes) else values
+        if stored is not None and (stored.ndim != 1 or stored.dtype not in (np.float32, np.uint8)):
+            return False
+        if isinstance(values, Codes) and values.book.shape != (256,):
             return False
     before = 0
     for begin in range(0, len(starts), ROWS_AT_ONCE):
@@ -86,5 +92,11 @@ def _sound(level: Level, vocab_size: int) -> bool:
         before = int(edges[-1])
     if before != rows or int(starts.part(0, 1)[0]) != 0:
         return False
-    parts = range(0, rows, ROWS_AT_ONCE)
-    return not any((level.tokens[a : a + ROWS_AT_ONCE] >= vocab_size).any() for a in parts)
+    for _, edges in groups(starts.part, starts.contexts):
+        part = tokens[int(edges[0]) : int(edges[-1])].astype(np.int64)
+        rising = np.ones(len(part) + 1, bool)
+        rising[1:-1] = part[1:] > part[:-1]
+        rising[edges - edges[0]] = True  # a new context begins anew
+        if not rising.all() or (part >= vocab_size).any():
+            return False
+    return True

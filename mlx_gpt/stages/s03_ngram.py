@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_gpt.counting import Counted, Counts, Smoothing, fitted
+from mlx_gpt.counting import HIGHEST_ORDER, Counted, Counts, Smoothing, fitted
 from mlx_gpt.model import Preset, Stage
 from mlx_gpt.recipe import Counting, Settings, setting
 
@@ -27,7 +27,11 @@ class Config(Settings):
     """What an n-gram model is."""
 
     order: int = setting(
-        4, "tokens in an n-gram, the predicted one included; auto: best on validation text", low=1, high=10, auto=True
+        4,
+        "tokens in an n-gram, the predicted one included; auto: best on validation text",
+        low=1,
+        high=HIGHEST_ORDER,
+        auto=True,
     )
     buckets: int = setting(
         5, "classes of contexts by how often they were seen, each with its own weight", low=1, high=9

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_gpt.counting import FAMILY, Counted, Counts, Smoothing, Wanted, thresholds
+from mlx_gpt.counting import FAMILY, HIGHEST_ORDER, Counted, Counts, Smoothing, Wanted, thresholds
 from mlx_gpt.errors import SettingError
 from mlx_gpt.model import Preset, Stage
 from mlx_gpt.recipe import Counting, Settings, setting
@@ -31,7 +31,11 @@ class Config(Settings):
     """What a backoff model is."""
 
     order: int = setting(
-        5, "tokens in an n-gram, the predicted one included; auto: best on validation text", low=1, high=10, auto=True
+        5,
+        "tokens in an n-gram, the predicted one included; auto: best on validation text",
+        low=1,
+        high=HIGHEST_ORDER,
+        auto=True,
     )
     smoothing: str = setting("modified-kneser-ney", "how mass is taken and given on", choices=tuple(FAMILY))
     add: float = setting(1.0, "with add-k: count added to every token", low=1e-9, high=1e9)
@@ -41,7 +45,9 @@ class Config(Settings):
         'by order, drop n-grams seen so many times or less, as lmplz: "0 0 1" drops trigrams and longer seen once',
         reads=thresholds,
     )
-    quantised: bool = setting(False, "keep numbers in 8 bits: half the size, a little less exact")
+    quantised: bool = setting(
+        False, "keep numbers in 8 bits: half the size; probabilities then sum to 1 within a few per cent only"
+    )
 
 
 class Backoff(Counted):
