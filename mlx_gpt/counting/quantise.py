@@ -20,7 +20,7 @@ def quantised(table: Table) -> Table:
     then they are rounded as well.
     """
     codes = [quantise(level.probabilities[0 : len(level.tokens)]) for level in table.levels]
-    seen, covered = ([np.zeros(rows) for rows in table.rows[:-1]] for _ in range(2))  # by context, see below
+    seen, covered = ([np.zeros(rows, np.float32) for rows in table.rows[:-1]] for _ in range(2))  # by context
     for k, row, contexts, suffixes in table.with_suffixes():
         first = int(contexts[0]) if len(contexts) else 0
         own, lower = codes[k - 1][row : row + len(contexts)], codes[k - 2].take(suffixes)
@@ -31,13 +31,20 @@ def quantised(table: Table) -> Table:
     for k, level in enumerate(table.levels):
         backoffs = None
         if level.backoffs is not None:
-            held = level.backoffs[0 : len(level.tokens)]
-            left, free = 1 - seen[k], 1 - covered[k]
-            anew = left / np.maximum(free, 1e-6)
-            anew = np.clip(anew, held * (1 - TRUST), held * (1 + TRUST))  # a small rest can be rounding alone
-            backoffs = quantise(np.where(seen[k] > 0, anew, held).astype(np.float32))
+            backoffs = quantise(_anew(level.backoffs[0 : len(level.tokens)], seen[k], covered[k]))
         levels.append(Level(level.tokens, level.starts.pack(), codes[k], backoffs))
     return Table(levels)
+
+
+def _anew(backoffs: np.ndarray, seen: np.ndarray, covered: np.ndarray) -> np.ndarray:
+    """Backoffs (R,) that give what rounded children leave, from the children's probability here and below."""
+    found = np.empty(len(backoffs), np.float32)
+    for a in range(0, len(backoffs), CHUNK):
+        held, here = backoffs[a : a + CHUNK].astype(np.float64), seen[a : a + CHUNK].astype(np.float64)
+        anew = (1 - here) / np.maximum(1 - covered[a : a + CHUNK].astype(np.float64), 1e-6)
+        anew = np.clip(anew, held * (1 - TRUST), held * (1 + TRUST))  # a small rest can be rounding alone
+        found[a : a + CHUNK] = np.where(here > 0, anew, held)
+    return found
 
 
 def quantise(values: np.ndarray) -> Codes:
