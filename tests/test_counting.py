@@ -236,7 +236,7 @@ def test_rows_beyond_64_bits_are_sorted_all_the_same(monkeypatch: pytest.MonkeyP
     ids = np.concatenate([[0], chance.integers(1, 2**20, 90_000) // chance.integers(1, 60_000, 90_000), [0]])
     plain = count(ids, 3, 2**20, 0, threads=2)
 
-    from mlx_gpt.counting import counts as module
+    from mlx_gpt.counting import sorting as module
 
     monkeypatch.setattr(module, "bits", lambda numbers: 20 if numbers == 2**20 else 30)
     same(plain, count(ids, 3, 2**20, 0, threads=2))

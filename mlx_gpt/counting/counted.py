@@ -13,14 +13,15 @@ import numpy as np
 
 from mlx_gpt.corpus import Corpus, cache_folder
 from mlx_gpt.counting.columns import Shelf, sweep
-from mlx_gpt.counting.counts import HIGHEST_ORDER, MOST_ROWS, Counts, count, id_type
+from mlx_gpt.counting.counts import HIGHEST_ORDER, MOST_ROWS, Counts, id_type
 from mlx_gpt.counting.estimate import estimate
 from mlx_gpt.counting.merge import count_in_shards
 from mlx_gpt.counting.packed import Starts
 from mlx_gpt.counting.quantise import quantised
-from mlx_gpt.counting.record import counted_texts, highest_order, read_counts, text_digest
+from mlx_gpt.counting.record import contents, read_counts, text_digest
 from mlx_gpt.counting.sampler import Sampler
 from mlx_gpt.counting.smoothing import Smoothing
+from mlx_gpt.counting.sorting import count
 from mlx_gpt.counting.statistics import Statistics, statistics_lines
 from mlx_gpt.counting.table import Level, Table
 from mlx_gpt.counting.tables import as_arrays, as_table
@@ -61,7 +62,11 @@ class Counted(ABC):
     def fit(self, corpus: Corpus, recipe: Counting, report: Report) -> None:
         """Count the training text once and smooth the counts; of several orders, the best on the validation text."""
         best = math.inf
-        highest = highest_order(Path(recipe.counted)) if recipe.counted else HIGHEST_ORDER
+        highest = HIGHEST_ORDER
+        if recipe.counted:
+            highest, texts = contents(Path(recipe.counted))
+            if texts != {text_digest(corpus.train.ids)}:
+                report.notice("these counts are not of this training text alone: the held-out text may be among them")
         orders = [self.wanted] if self.wanted else list(range(1, highest + 1))
         kept, lines = self.table, list[str]()
         for step, order in enumerate(orders):
@@ -85,8 +90,6 @@ class Counted(ABC):
         """Fill the table with one order's model."""
         ids, room = corpus.train.ids, _room(recipe)
         given = read_counts(Path(recipe.counted), corpus.tokenizer, order) if recipe.counted else None
-        if given is not None and counted_texts(Path(recipe.counted)) != {text_digest(ids)}:
-            report.notice("these counts are not of this training text alone: the held-out text may be among them")
         fits = min(room // bytes_per_token(order), MOST_ROWS - 1)  # tokens counted in memory
         size = min(-(-len(ids) // recipe.shards), fits)
         on_disk = (len(ids) if given is None else given.tokens) > fits
@@ -107,7 +110,6 @@ class Counted(ABC):
         self.table.finder.may_index = not on_disk
         if self.in_bits:
             self.table = quantised(self.table)
-            self.table.finder.may_index = not on_disk
         return found
 
     def memory(self, batch: int = 1) -> Memory:
@@ -155,7 +157,7 @@ class Counted(ABC):
 
 
 def bytes_per_token(order: int) -> int:
-    """The most memory that counting takes for each token of the text, whatever the text: see counts.py."""
+    """The most memory that counting takes for each token of the text, whatever the text: see sorting.py."""
     return 20 + 14 * order
 
 

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from mlx_gpt.counting.columns import Column, Shelf, let_go, whole
-from mlx_gpt.counting.counts import CHUNK, MOST_ROWS, NEVER, Counts, Order, count
+from mlx_gpt.counting.counts import CHUNK, MOST_ROWS, NEVER, Counts, Order
+from mlx_gpt.counting.sorting import count
 from mlx_gpt.errors import DataError
 
 TOGETHER = 4 * CHUNK  # rows of all shards merged in one go
@@ -21,7 +22,7 @@ TOGETHER = 4 * CHUNK  # rows of all shards merged in one go
 def count_in_shards(
     ids: np.ndarray, order: int, vocab_size: int, eot: int, size: int, shelf: Shelf, threads: int = 0
 ) -> Counts:
-    """The counts of a stream (see counts.count), made from shards of `size` tokens; equal to the bit."""
+    """The counts of a stream (see sorting.count), made from shards of `size` tokens; equal to the bit."""
     shards = [
         stored(count_shard(ids, order, vocab_size, eot, begin, min(begin + size, len(ids)), threads), shelf)
         for begin in range(0, max(1, len(ids)), size)

@@ -33,7 +33,9 @@ def quantised(table: Table) -> Table:
         if level.backoffs is not None:
             backoffs = quantise(_anew(level.backoffs[0 : len(level.tokens)], seen[k], covered[k]))
         levels.append(Level(level.tokens, level.starts.pack(), codes[k], backoffs))
-    return Table(levels)
+    made = Table(levels)
+    made.finder.may_index = table.finder.may_index
+    return made
 
 
 def _anew(backoffs: np.ndarray, seen: np.ndarray, covered: np.ndarray) -> np.ndarray:

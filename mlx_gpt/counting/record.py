@@ -57,9 +57,10 @@ def read_counts(path: Path, tokenizer: Tokenizer, order: int) -> Counts:
     return Counts(counts.orders[:order], counts.first, counts.tokens, counts.eot)
 
 
-def highest_order(path: Path) -> int:
-    """The order of a file of counts."""
-    return len(_read(path)[0].orders)
+def contents(path: Path) -> tuple[int, set[str]]:
+    """The order of a file of counts, and the digests of the texts it is of."""
+    counts, told, _ = _read(path)
+    return len(counts.orders), {text for text, *_ in told["parts"]}
 
 
 def merge_counts(paths: Sequence[Path], out: Path, shelf: Shelf) -> Counts:
@@ -82,11 +83,6 @@ def merge_counts(paths: Sequence[Path], out: Path, shelf: Shelf) -> Counts:
             firsts[text] = np.minimum(firsts[text], first) if text in firsts else first
     _write(out, whole, Tokenizer(told["kind"], model), _joined([part for part, _ in spans]), firsts)
     return whole
-
-
-def counted_texts(path: Path) -> set[str]:
-    """The digests of the texts that a file of counts is of."""
-    return {text for text, *_ in _read(path)[1]["parts"]}
 
 
 def _one_first(firsts: Mapping[str, np.ndarray], parts: Sequence[Part]) -> np.ndarray:
