@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ import numpy as np
 from mlx_gpt import stages
 from mlx_gpt.corpus import Source
 from mlx_gpt.errors import CheckpointError, MlxGptError, SettingError
-from mlx_gpt.model import LanguageModel, Stage
+from mlx_gpt.model import Kept, LanguageModel, Stage
 from mlx_gpt.recipe import Recipe, Settings
 from mlx_gpt.safetensors import Array, check_header, read, write
-from mlx_gpt.tokenizer import Tokenizer
+from mlx_gpt.tokenizer import LARGEST_VOCABULARY, Tokenizer
 
 FORMAT = 2
-MODEL = "model.safetensors"
+MODEL, LAST, BEFORE = "model.safetensors", "last.safetensors", "last.previous.safetensors"
+HASHED = 2**30  # bytes: larger files are mapped, not read, so their SHA-256 is left to `--resume` and to `verify`
 RUNS = Path("runs")
 
 
@@ -62,6 +64,63 @@ def save(path: Path, model: LanguageModel, tokenizer: Tokenizer, card: Card) -> 
     write(path, arrays, {"format": "mlx", "mlx_gpt": card.json(), "tokenizer": tokenizer.kind})
 
 
+def keep(folder: Path, kept: Kept, tokenizer: Tokenizer, card: Card, notes: Mapping[str, int]) -> None:
+    """Write all that a run needs to go on, with the sizes of its growing files, and leave the save before beside it.
+
+    Raises CheckpointError where the disk refuses.
+    """
+    arrays: dict[str, Array] = {f"run.{name}": array for name, array in kept.arrays.items()}
+    arrays["tokenizer"] = np.frombuffer(tokenizer.model, np.uint8)
+    metadata = {"format": "mlx", "mlx_gpt": card.json(), "tokenizer": tokenizer.kind}
+    metadata |= {"facts": json.dumps(dict(kept.facts)), "notes": json.dumps(dict(notes))}
+    write(folder / LAST, arrays, metadata, previous=folder / BEFORE)
+
+
+@dataclass(frozen=True)
+class Last:
+    """What `keep` wrote: a run as it stood."""
+
+    kept: Kept
+    tokenizer: Tokenizer
+    card: Card
+    notes: dict[str, int]
+
+
+def read_last(folder: Path, notice: Callable[[str], None]) -> Last:
+    """The last whole save of a run; where the newest is damaged or missing, the one before it, and a notice says so.
+
+    Raises CheckpointError where there is neither.
+    """
+    if not any((folder / name).exists() for name in (LAST, BEFORE)):
+        raise CheckpointError(f"--run {folder}: nothing to go on from; train it without --resume")
+    try:
+        return _read_last(folder / LAST)
+    except CheckpointError as error:
+        if not (folder / BEFORE).exists():
+            raise
+        last = _read_last(folder / BEFORE)
+        notice(f"{error}: going on from the save before it")
+        return last
+
+
+def _read_last(path: Path) -> Last:
+    card = read_card(path)
+    arrays, metadata = read(path, verify=True)
+    try:
+        facts, notes = json.loads(metadata["facts"]), json.loads(metadata["notes"])
+        if not all(type(value) in (str, int, float) and value == value for value in facts.values()):
+            raise ValueError("facts that are none")
+        if type(facts.get("step", 0)) is not int or type(facts.get("best", 0.0)) is not float:
+            raise ValueError("a standing that is none")
+        if notes.keys() != {"log", "samples"} or not all(type(n) is int and n >= 0 for n in notes.values()):
+            raise ValueError("notes that are none")
+        tokenizer = Tokenizer(metadata["tokenizer"], arrays.pop("tokenizer").tobytes())
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError, RuntimeError, MlxGptError) as error:
+        raise CheckpointError(f"{path}: damaged ({shown(error)})") from error
+    kept = Kept({name.removeprefix("run."): array for name, array in arrays.items()}, facts)
+    return Last(kept, tokenizer, card, notes)
+
+
 def run_folder(number: int | None, run: Path | None) -> Path:
     """The folder that --stage or --run names. Raises SettingError for both, neither, or no such folder."""
     if (number is None) == (run is None):
@@ -89,13 +148,19 @@ def read_card(folder: Path) -> Card:
         told = json.loads(metadata["mlx_gpt"])
         if told.pop("format") != FORMAT:
             raise CheckpointError(f"{path}: written by another version of mlx_gpt; train again")
+        if type(told["stage"]) is not int:
+            raise ValueError(f"stage {told['stage']!r:.40}")
         stage = stages.stage(told["stage"])
         told["config"] = _settings(type(stage.config), told["config"])
         told["recipe"] = _settings(type(stage.recipe), told["recipe"])
+        if type(told["source"]["paths"]) is not list:
+            raise ValueError("paths that are no list")
         told["source"] = Source(**{**told["source"], "paths": tuple(told["source"]["paths"])})
-        return Card(**told)
+        card = Card(**told)
+        _check(card)
+        return card
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SettingError) as error:
-        raise CheckpointError(f"{path}: its description is damaged ({error}); train again") from error
+        raise CheckpointError(f"{path}: its description is damaged ({shown(error)}); train again") from error
 
 
 def load(folder: Path, number: int | None = None) -> Checkpoint:
@@ -108,7 +173,7 @@ def load(folder: Path, number: int | None = None) -> Checkpoint:
     if number is not None and card.stage != number:
         raise CheckpointError(f"{path}: a checkpoint of stage {card.stage}, not of stage {number}")
     stage = stages.stage(card.stage)
-    arrays, metadata = read(path)
+    arrays, metadata = read(path, verify=_size(path) <= HASHED)
     try:
         tokenizer = Tokenizer(metadata["tokenizer"], arrays.pop("tokenizer").tobytes())
         if tokenizer.vocab_size != card.vocab_size:
@@ -116,8 +181,44 @@ def load(folder: Path, number: int | None = None) -> Checkpoint:
         model = stage.model(card.config, card.vocab_size)
         model.restore({name.removeprefix("model."): array for name, array in arrays.items()})
     except (RuntimeError, ValueError, KeyError, MlxGptError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(f"{path}: {shown(error)}") from error
     return Checkpoint(model, tokenizer, card, stage, path)
+
+
+def _check(card: Card) -> None:
+    """Raise ValueError where a card's own fields are not what their names promise: JSON has no types."""
+    source = card.source
+    kinds: list[tuple[object, type]] = [
+        (card.preset, str),
+        (card.corpus, str),
+        (card.text, str),
+        (source.tokenizer, str),
+    ]
+    kinds += [
+        (number, int) for number in (card.stage, card.vocab_size, card.step, source.vocab_size, source.split_seed)
+    ]
+    kinds += [(card.finished, bool), (card.scores, dict), *((path, str) for path in source.paths)]
+    for value, kind in kinds:
+        if type(value) is not kind:
+            raise ValueError(f"{value!r:.40} where {kind.__name__} was expected")
+    if card.step < 0 or not 0 < card.vocab_size <= LARGEST_VOCABULARY:
+        raise ValueError(f"step {card.step}, vocabulary {card.vocab_size}")
+    if not all(type(score) in (int, float) for score in card.scores.values()):
+        raise ValueError("scores that are no numbers")
+
+
+def shown(error: Exception) -> str:
+    """What an error says, short and without what could steer a terminal: it may quote a hostile file."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in str(error))
+    return text if len(text) <= 200 else text[:199] + "…"
+
+
+def _size(path: Path) -> int:
+    """Raises CheckpointError for a file that is gone."""
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _settings(kind: type[Settings], told: dict[str, Any]) -> Settings:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from mlx_gpt.errors import MlxGptError
+from mlx_gpt.errors import MlxGptError, Stopped
 from mlx_gpt.recipe import Settings, option
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -61,6 +61,8 @@ class Door(click.Command):
             return super().invoke(ctx)
         except MlxGptError as error:
             raise Mistake(" ".join(str(error).split())) from error
+        except Stopped as stop:  # the run has said how to go on
+            ctx.exit(128 + stop.signal)
         except KeyboardInterrupt:
             click.echo("\nstopped", err=True)
             ctx.exit(130)

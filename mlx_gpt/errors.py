@@ -23,3 +23,11 @@ class CheckpointError(MlxGptError):
 
 class TrainingError(MlxGptError):
     """A training run that cannot go on, such as one whose loss is no longer a number."""
+
+
+class Stopped(Exception):
+    """A signal asked a training run to stop; everything it needs to go on is saved."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(f"stopped by signal {signal}")
+        self.signal = signal

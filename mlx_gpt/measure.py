@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_gpt.corpus import Text
+from mlx_gpt.memory import Memory
 from mlx_gpt.model import LanguageModel
 
 BATCH_TOKENS = 8_192  # scored in one call
 UNENDING = 1_024  # tokens handed at a time to a memory without an end
+UNROLLED = 64  # the same where all batches have one shape: a compiled graph holds every one of them
+
+Scorer = Callable[[mx.array, Memory | None], mx.array]
 
 
 @dataclass(frozen=True)
@@ -57,17 +61,25 @@ class _Piece:
     stop: int
 
 
-def measure(model: LanguageModel, text: Text) -> Score:
-    """Score every document of a text."""
+def measure(model: LanguageModel, text: Text, alike: Scorer | None = None) -> Score:
+    """Score every document of a text.
+
+    alike  scores instead of `model.score`, and is given batches of one shape only, so that it may be compiled
+    """
     nats = np.zeros(len(text))
     started = time.perf_counter()
-    context = model.memory().room
-    for document, value in _unending(model, text) if context is None else _windows(model, text, context):
+    for document, value in scored(model, text, alike):
         nats[document] += value
     return Score(nats, text.tokens, text.bytes, time.perf_counter() - started)
 
 
-def _windows(model: LanguageModel, text: Text, context: int) -> Iterator[tuple[int, float]]:
+def scored(model: LanguageModel, text: Text, alike: Scorer | None = None) -> Iterator[tuple[int, float]]:
+    """Documents and the nats of parts of them, which `measure` adds up; each batch is scored when it is come to."""
+    context = model.memory().room
+    return _unending(model, text, alike) if context is None else _windows(model, text, context, alike)
+
+
+def _windows(model: LanguageModel, text: Text, context: int, alike: Scorer | None) -> Iterator[tuple[int, float]]:
     """Overlapping windows, alike in length put together; each target is scored in exactly one of them."""
     stride = max(1, context // 2)
     pieces = []
@@ -80,32 +92,41 @@ def _windows(model: LanguageModel, text: Text, context: int) -> Iterator[tuple[i
             pieces.append(_Piece(document, start, fresh, stop))
             fresh = stop
     pieces.sort(key=lambda piece: piece.stop - piece.start)
+    score = alike or model.score
+    width, together = 0, 0
     while pieces:
-        width = pieces[-1].stop - pieces[-1].start
-        rows = [pieces.pop() for _ in range(min(len(pieces), max(1, BATCH_TOKENS // width)))]
-        ids = np.zeros((len(rows), width), np.int32)
+        if not (alike and width):
+            width = pieces[-1].stop - pieces[-1].start
+            together = min(len(pieces), max(1, BATCH_TOKENS // width))
+        rows = [pieces.pop() for _ in range(min(len(pieces), together))]
+        ids = np.zeros((together if alike else len(rows), width), np.int32)
         for row, piece in enumerate(rows):
             ids[row, : piece.stop - piece.start] = text.document(piece.document)[piece.start : piece.stop]
-        logprobs = np.array(model.score(mx.array(ids)))
+        logprobs = np.array(score(mx.array(ids), None))
         for row, piece in enumerate(rows):
             values = logprobs[row, piece.fresh - piece.start - 1 : piece.stop - piece.start - 1]
             yield piece.document, -float(values.sum(dtype=np.float64))
 
 
-def _unending(model: LanguageModel, text: Text) -> Iterator[tuple[int, float]]:
+def _unending(model: LanguageModel, text: Text, alike: Scorer | None) -> Iterator[tuple[int, float]]:
     """Documents side by side, the longest first, their memory carried from chunk to chunk to their ends."""
     lengths = np.diff(text.starts) + 1
     order = np.argsort(-lengths, kind="stable")
+    score = alike or model.score
+    width, together = 0, 0
     while len(order):
-        width = min(int(lengths[order[0]]) - 1, UNENDING)
-        rows, order = np.split(order, [max(1, BATCH_TOKENS // width)])
-        memory = model.memory(len(rows))
+        if not (alike and width):
+            width = min(int(lengths[order[0]]) - 1, UNROLLED if alike else UNENDING)
+            together = min(len(order), max(1, BATCH_TOKENS // width))
+        rows, order = np.split(order, [together])
+        filled = together if alike else len(rows)
+        memory = model.memory(filled)
         for start in range(0, int(lengths[rows[0]]) - 1, width):
-            ids = np.zeros((len(rows), width + 1), np.int32)
+            ids = np.zeros((filled, width + 1), np.int32)
             for row, document in enumerate(rows):
                 part = text.document(document)[start : start + width + 1]
                 ids[row, : len(part)] = part
-            logprobs = np.array(model.score(mx.array(ids), memory))
+            logprobs = np.array(score(mx.array(ids), memory))
             for row, document in enumerate(rows):
                 real = max(0, min(width, int(lengths[document]) - 1 - start))
                 yield int(document), -float(logprobs[row, :real].sum(dtype=np.float64))

@@ -10,6 +10,7 @@ C  context           L  layers                    S  tokens remembered and new t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -36,6 +37,16 @@ class Progress:
     learning_rate: float
     tokens: int
     seconds: float
+    gradient_norm: float = math.nan
+    loss_scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Kept:
+    """All that a run needs to go on as if it had never stopped: arrays by name, and facts that JSON can hold."""
+
+    arrays: Mapping[str, Array]
+    facts: Mapping[str, str | int | float]
 
 
 class Report(Protocol):
@@ -46,6 +57,18 @@ class Report(Protocol):
     def progress(self, progress: Progress) -> None: ...
 
     def validated(self, model: LanguageModel, step: int, bits_per_byte: float) -> None: ...
+
+    def keep(self, kept: Kept) -> None:
+        """Save what a run needs to go on."""
+        ...
+
+    def kept(self) -> Kept | None:
+        """What was kept last, of this run or the one it goes on with."""
+        ...
+
+    def stopping(self) -> int:
+        """The number of a signal that asked the run to stop, or 0."""
+        ...
 
 
 class LanguageModel(Protocol):

@@ -111,19 +111,43 @@ class Counting(Recipe):
 
 @dataclass(frozen=True)
 class Descent(Recipe):
-    """How the gradient stages (5-11) are fitted: stochastic descent with warm-up and cosine decay."""
+    """How the gradient stages (5-11) are fitted: stochastic descent with a warm-up and a way down."""
 
     steps: int = setting(400, "updates of the weights", low=1, high=100_000_000)
+    minutes: float = setting(
+        0.0, "train for so long instead of --steps, the way down planned by the clock; 0 means by steps", low=0.0
+    )
     batch_size: int = setting(16, "sequences in a step", low=1, high=65_536)
+    accumulate: int = setting(
+        1,
+        "parts a batch is computed in, their gradients summed: less memory, the same step",
+        low=1,
+        high=65_536,
+        divides="batch_size",
+    )
     length: int = setting(0, "tokens in a training sequence; 0 means the whole context", low=0, high=1_048_576)
     learning_rate: float = setting(1e-3, "highest learning rate, reached after the warm-up", low=1e-9, high=100)
     warmup: int = setting(40, "steps over which the learning rate rises from zero", low=0, high=10_000_000)
-    decay_to: float = setting(0.1, "share of the learning rate left at the end (cosine)", low=0.0, high=1.0)
+    schedule: str = setting(
+        "cosine",
+        "how the learning rate falls: half a cosine, a line, or level and then a line",
+        choices=("cosine", "linear", "wsd"),
+    )
+    decay_to: float = setting(0.1, "share of the learning rate left at the end", low=0.0, high=1.0)
+    decay_share: float = setting(0.2, "wsd: last part of the run, over which the rate falls", low=0.01, high=1.0)
     weight_decay: float = setting(0.1, "decoupled decay of the weight matrices", low=0.0, high=10.0)
     beta1: float = setting(0.9, "AdamW: memory of the gradient", low=0.0, high=0.9999)
     beta2: float = setting(0.95, "AdamW: memory of its square", low=0.0, high=0.999999)
     clip: float = setting(1.0, "largest norm of the whole gradient; 0 means no limit", low=0.0, high=1e6)
     optimizer: str = setting("adamw", "optimiser of the hidden matrices", choices=("adamw", "muon"))
+    momentum: float = setting(0.95, "Muon: memory of the gradient", low=0.0, high=0.9999)
+    adamw_share: float = setting(1.0, "with Muon: AdamW's learning rate as a share of the whole", low=1e-6, high=1e3)
+    averaging: float = setting(
+        0.0,
+        "memory of the running average of the weights, which is judged and kept; 0 means none",
+        low=0.0,
+        high=0.99999,
+    )
     running: bool = setting(
         False, "read the text in order and pass the memory from step to step (truncated back-propagation)"
     )
@@ -134,7 +158,16 @@ class Descent(Recipe):
         high=1_000_000,
     )
     compiled: bool = setting(False, "compile the whole step into one graph")
+    precision: str = setting(
+        "fp32",
+        "numbers of the forward and backward pass; masters stay in fp32; auto takes what this device does soonest",
+        choices=("fp32", "bf16", "fp16", "auto"),
+    )
+    recompute: bool = setting(
+        False, "compute the inside of each block again in the backward pass: less memory, more time"
+    )
     loss_chunk: int = setting(
         0, "positions whose logits exist at one time in the loss; 0 means all", low=0, high=1_048_576
     )
     evaluate_every: int = setting(100, "steps between two looks at the validation text", low=1, high=100_000_000)
+    keep_every: float = setting(60.0, "seconds between two saves of all that a resume needs", low=0.0, high=86_400.0)

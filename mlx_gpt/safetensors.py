@@ -1,23 +1,28 @@
 """The safetensors format: written a piece at a time, mapped into memory when read, and checked before it is believed.
 
 8 bytes  length of the header, little-endian
-header   JSON: the metadata, and of each array its type, its shape and where it lies; padded with spaces
+header   JSON: the metadata, and of each array its type, its shape and where it lies; padded with white space
 arrays   end to end, larger items first, so that each begins at a multiple of its items' size
 
 A column on disk may be larger than memory on the way out and on the way in. MLX never parses a file: a hostile one
 must not reach native code.
+
+What is written here names its own SHA-256, that of the file with zeros in the digest's place. It is the metadata's
+first entry, so that it can be put there when the last byte is known; others read the file as they always did.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from stat import S_ISREG
+from typing import Any, BinaryIO, Protocol, TypeAlias
 
 import mlx.core as mx
 import numpy as np
@@ -28,6 +33,10 @@ from mlx_gpt.replacing import replacing
 PIECE = 2**22  # bytes written in one go
 LARGEST_HEADER = 16 * 2**20  # bytes
 MOST_ARRAYS = 10_000
+DIGEST = "sha256"  # its name in the metadata
+BEFORE = f'{{"__metadata__": {{"{DIGEST}": "'.encode()  # how a header with a digest begins
+ZEROS = b"0" * 64
+SEAL = b"\t\n"  # and how it ends: with the name of the digest damaged, this tells that there was one
 TYPES = {
     "BOOL": np.dtype("?"),
     "U8": np.dtype("<u1"),
@@ -71,37 +80,50 @@ class _Place:
     end: int
 
 
-def write(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
+def write(path: Path, arrays: Mapping[str, Array], metadata: Mapping[str, str], previous: Path | None = None) -> None:
     """Write a file whole or not at all, with some MB of a column in memory at a time.
 
-    An earlier file stays as it was until the new one is safe on the disk; whoever has it mapped keeps it.
-    Raises CheckpointError where the disk refuses.
+    An earlier file stays as it was until the new one is safe on the disk; whoever has it mapped keeps it. With
+    `previous`, it is kept under that name. Raises CheckpointError where the disk refuses.
     """
+    assert DIGEST not in metadata, "a name that is taken"
     stored = {name: _stored(array) for name, array in arrays.items()}
     order = sorted(stored, key=lambda name: -TYPES[stored[name][0]].itemsize)
-    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    header: dict[str, object] = {"__metadata__": {DIGEST: ZEROS.decode(), **metadata}}
     end = 0
     for name in order:
         kind, shape = stored[name][0], tuple(arrays[name].shape)
         begin, end = end, end + math.prod(shape) * TYPES[kind].itemsize
         header[name] = {"dtype": kind, "shape": shape, "data_offsets": (begin, end)}
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-len(text + SEAL) % 8) + SEAL
     assert len(text) <= LARGEST_HEADER, "more metadata than read accepts"
     _parse(text, end)  # what read would refuse is never written: a ValueError here is a mistake of ours
-    with replacing(path) as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in order:
-            for piece in _pieces(stored[name][1]):
-                file.write(piece.data)
+    head = len(text).to_bytes(8, "little") + text
+    columns = [stored[name][1] for name in order]
+    with replacing(path, previous) as file:
+        if not file.seekable():  # into a pipe the digest goes before what it is of: the columns are gone through twice
+            digest = hashlib.sha256(head)
+            for piece in _all_pieces(columns):
+                digest.update(piece)
+            head = head.replace(ZEROS, digest.hexdigest().encode(), 1)
+        digest = hashlib.sha256(head)
+        file.write(head)
+        for piece in _all_pieces(columns):
+            digest.update(piece)
+            file.write(piece)
+        if file.seekable():
+            file.seek(8 + len(BEFORE))
+            file.write(digest.hexdigest().encode())
 
 
-def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def read(path: Path, verify: bool = False) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The arrays of a file, read-only and mapped: only what is looked at is ever read. And its metadata.
 
-    bfloat16 becomes float32, exactly, and is the one type that is copied. Raises CheckpointError as check_header does.
+    bfloat16 becomes float32, exactly, and is the one type that is copied. With `verify`, the whole file is read first,
+    as the function of that name does. Raises CheckpointError as check_header does.
     """
-    data, places, metadata = _map(path)
+    data, places, metadata = _map(path, verify)
     arrays = {}
     for name, place in places.items():
         array: np.ndarray = np.ndarray(place.shape, TYPES[place.kind], data, place.begin)
@@ -110,6 +132,14 @@ def read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             array.flags.writeable = False
         arrays[name] = array
     return arrays, metadata
+
+
+def verify(path: Path) -> None:
+    """Read a file from end to end, some MB at a time, and compare its SHA-256 with the one it names.
+
+    Raises CheckpointError where they differ, or as check_header does. Files that never named one pass.
+    """
+    _map(path, verify=True)
 
 
 def check_header(path: Path) -> dict[str, str]:
@@ -142,23 +172,54 @@ def _pieces(column: Column) -> Iterator[np.ndarray]:
         yield np.ascontiguousarray(rows, column.dtype.newbyteorder("<"))
 
 
-def _map(path: Path) -> tuple[memoryview, dict[str, _Place], dict[str, str]]:
-    """The bytes of a file after its header, mapped; where its arrays lie in them; its metadata."""
+def _all_pieces(columns: Iterable[Column]) -> Iterator[memoryview]:
+    for column in columns:
+        for piece in _pieces(column):
+            yield piece.reshape(-1).view(np.uint8).data  # hashlib takes nothing but rows of bytes
+
+
+def _map(path: Path, verify: bool = False) -> tuple[memoryview, dict[str, _Place], dict[str, str]]:
+    """The bytes of a file after its header, mapped; where its arrays lie in them; its metadata but for the digest."""
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
+        with open(path, "rb", opener=_open_at_once) as file:
+            stat = os.fstat(file.fileno())
+            if not S_ISREG(stat.st_mode):
+                raise ValueError("not a file")
+            size = stat.st_size
             mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b""
+            length = int.from_bytes(mapped[:8], "little")
+            if not 2 <= length <= min(size - 8, LARGEST_HEADER):
+                raise CheckpointError(f"{path}: not a checkpoint, or a truncated one ({size:,} bytes)")
+            text, data = mapped[8 : 8 + length], memoryview(mapped)[8 + length :]
+            try:
+                places, metadata = _parse(text, len(data))
+            except (ValueError, RecursionError) as error:
+                raise CheckpointError(f"{path}: not a checkpoint, or a damaged one ({error})") from error
+            named = metadata.pop(DIGEST, None)
+            if verify and (named is not None or text.endswith(SEAL)) and named != _digest(file, text):
+                remedy = "take an earlier copy, or train again"
+                raise CheckpointError(f"{path}: damaged: its SHA-256 is not the one it was written with; {remedy}")
     except (OSError, ValueError) as error:  # ValueError: shorter than it was a moment ago
         reason = error.strerror if isinstance(error, OSError) else error
         raise CheckpointError(f"{path}: cannot be read ({reason})") from error
-    length = int.from_bytes(mapped[:8], "little")
-    if not 2 <= length <= min(size - 8, LARGEST_HEADER):
-        raise CheckpointError(f"{path}: not a checkpoint, or a truncated one ({size:,} bytes)")
-    try:
-        data = memoryview(mapped)[8 + length :]
-        return data, *_parse(mapped[8 : 8 + length], len(data))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not a checkpoint, or a damaged one ({error})") from error
+    return data, places, metadata
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe would wait for somebody to write
+
+
+def _digest(file: BinaryIO, text: bytes) -> str:
+    """The SHA-256 of an open file, its header given, with zeros where `write` puts the digest.
+
+    Read, not mapped: a disk that fails under a mapped page kills the process.
+    """
+    at = len(BEFORE)
+    told = hashlib.sha256(len(text).to_bytes(8, "little") + text[:at] + ZEROS + text[at + len(ZEROS) :])
+    file.seek(8 + len(text))
+    while piece := file.read(PIECE):
+        told.update(piece)
+    return told.hexdigest()
 
 
 def _parse(text: bytes, size: int) -> tuple[dict[str, _Place], dict[str, str]]:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
+from mlx_gpt.device import description
 from mlx_gpt.door import Door, setting_options
+from mlx_gpt.recipe import option
 from mlx_gpt.tokenizer import KINDS, LARGEST_VOCABULARY
+
+if TYPE_CHECKING:
+    from mlx_gpt.checkpoint import Last
+    from mlx_gpt.corpus import Source
+    from mlx_gpt.model import Stage
+    from mlx_gpt.recipe import Recipe, Settings
 
 VOCABULARY = {"tiny": 512, "small": 2_048, "base": 4_096, "large": 8_192}
 TIMES = {
@@ -23,10 +33,12 @@ TIMES = {
 
 
 class TrainDoor(Door):
-    """Adds the settings of the stage and preset that the command line names."""
+    """Adds the settings of the stage and preset that the command line names, or of the run it goes on with."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.meta["stage"], ctx.meta["preset"] = _value(args, "--stage"), _value(args, "--preset")
+        if "--resume" in args and ctx.meta["stage"] is None and _value(args, "--run") is not None:
+            ctx.meta["stage"] = _stage_of(Path(str(_value(args, "--run"))))
         return super().parse_args(ctx, args)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
@@ -63,6 +75,17 @@ def _value(args: list[str], name: str) -> str | None:
     return value
 
 
+def _stage_of(folder: Path) -> str | None:
+    """The stage of a run, for which settings there are; what is wrong with the folder is said later."""
+    from mlx_gpt.checkpoint import BEFORE, LAST, read_card
+    from mlx_gpt.errors import MlxGptError
+
+    for name in (LAST, BEFORE):
+        with contextlib.suppress(MlxGptError, OSError):
+            return str(read_card(folder / name).stage)
+    return None
+
+
 def _chosen(ctx: click.Context) -> Any:
     """The preset that the command line names, or None where it names none that exists."""
     from mlx_gpt import stages
@@ -75,7 +98,7 @@ def _chosen(ctx: click.Context) -> Any:
 
 
 @click.command(cls=TrainDoor)
-@click.option("--stage", "number", type=int, required=True, help="Which stage to train: 1 to 11.")
+@click.option("--stage", "number", type=int, help="Which stage to train: 1 to 11.")
 @click.option(
     "--data",
     multiple=True,
@@ -103,14 +126,21 @@ def _chosen(ctx: click.Context) -> Any:
     help="Seed of the split into training, validation and test text.",
 )
 @click.option("--run", type=click.Path(path_type=Path), help="Folder to write.  [default: runs/<NN>-<name>]")
+@click.option(
+    "--resume", is_flag=True, help="Go on with the run of --run or --stage where it was stopped; needs nothing else."
+)
+@click.pass_context
 def main(
-    number: int,
+    ctx: click.Context,
+    /,
+    number: int | None,
     data: tuple[str, ...],
     preset: str,
     tokenizer: str,
     vocab_size: int | None,
     split_seed: int,
     run: Path | None,
+    resume: bool,
     **settings: Any,
 ) -> None:
     """Train one stage and write its run folder: model.safetensors, log.jsonl, samples.txt, curve.png.
@@ -118,40 +148,98 @@ def main(
     \b
     python -m mlx_gpt.train --stage 11
     python -m mlx_gpt.train --stage 7 --data my_novel.txt notes/ --steps 2000
+    python -m mlx_gpt.train --stage 11 --minutes 10
+    python -m mlx_gpt.train --resume --stage 11
     zcat huge.txt.gz | python -m mlx_gpt.train --stage 4 --data - --order 6
     """
-    import mlx.core as mx
-
     from mlx_gpt import stages
     from mlx_gpt.checkpoint import RUNS
-    from mlx_gpt.corpus import Source, open_corpus
-    from mlx_gpt.device import description, pick_device, slowness
-    from mlx_gpt.run import Run, prepare
+    from mlx_gpt.corpus import Source
+    from mlx_gpt.device import pick_device, slowness
+    from mlx_gpt.errors import SettingError
+    from mlx_gpt.run import prepare
 
-    stage = stages.stage(number)
+    if number is None and not (resume and run):
+        raise SettingError("--stage N is missing: which stage to train, 1 to 11 (with --resume, --run DIR will do)")
+    pick_device()
+    if resume:
+        folder = Path(os.path.abspath(RUNS / stages.stage(number or 0).run if run is None else run))
+        _go_on(ctx, folder, number)
+        return
+    stage = stages.stage(number or 0)
     chosen = stage.preset(preset)
     config, recipe = (
         dataclasses.replace(part, **{f.name: settings[f.name] for f in dataclasses.fields(part)})
         for part in (chosen.config, chosen.recipe)
     )
-    pick_device()
     source = Source(absolute(data), tokenizer, vocab_size or VOCABULARY[preset], split_seed)
-    folder = RUNS / stage.run if run is None else run
-    folder = prepare(folder)
+    folder = prepare(RUNS / stage.run if run is None else run)
     _notice(description())
     if slowness():
         click.secho(slowness(), err=True, fg="yellow")
+    _train(folder, stage, preset, config, recipe, source, None)
+
+
+def _train(
+    folder: Path, stage: Stage, preset: str, config: Settings, recipe: Recipe, source: Source, last: Last | None
+) -> None:
+    """Train in a folder, from the beginning or from the last save."""
+    import mlx.core as mx
+
+    from mlx_gpt.corpus import open_corpus
+    from mlx_gpt.errors import SettingError
+    from mlx_gpt.run import Run
+
     corpus = open_corpus(source, _notice)
+    if last is not None and (corpus.digest, corpus.tokenizer.model) != (last.card.corpus, last.tokenizer.model):
+        what = "the text" if corpus.digest != last.card.corpus else "the tokenizer"
+        raise SettingError(f"--resume: {what} of {source} is no longer that of this run; start a new run")
     mx.random.seed(recipe.seed)
     model = stage.model(config, corpus.tokenizer.vocab_size)
     click.secho(
         f"stage {stage.number} {stage.name} on {source}: {corpus.train.bytes / 1e6:,.1f} MB of training text, "
-        f"{corpus.tokenizer.vocab_size:,} {tokenizer} tokens",
+        f"{corpus.tokenizer.vocab_size:,} {source.tokenizer} tokens",
         bold=True,
     )
-    with Run(folder, stage, preset, config, recipe, corpus, model) as report:
+    if last is not None:
+        _notice(f"going on after step {last.card.step:,}")
+    with Run(folder, stage, preset, config, recipe, corpus, model, last) as report:
         model.fit(corpus, recipe, report)
         report.finish()
+
+
+def _go_on(ctx: click.Context, folder: Path, number: int | None) -> None:
+    """Resume the run in a folder with its own settings; others on the command line are a mistake."""
+    from mlx_gpt import stages
+    from mlx_gpt.checkpoint import MODEL, read_card, read_last
+    from mlx_gpt.errors import SettingError
+
+    last = read_last(folder, _notice)
+    card = last.card
+    if number is not None and number != card.stage:
+        raise SettingError(f"--stage {number}: the run in {folder} is of stage {card.stage}")
+    own = {**vars(card.config), **vars(card.recipe), "preset": card.preset, "data": card.source.paths}
+    own |= {
+        "tokenizer": card.source.tokenizer,
+        "vocab_size": card.source.vocab_size,
+        "split_seed": card.source.split_seed,
+    }
+    for name, value in ctx.params.items():
+        if name in ("number", "run", "resume") or ctx.get_parameter_source(name) != ParameterSource.COMMANDLINE:
+            continue
+        given = absolute(value) if name == "data" else value
+        if given != own[name]:
+            raise SettingError(
+                f"{option(name)} {value}: this run was started with {own[name]}, and a resumed run keeps its settings; "
+                "drop it, or start a new run"
+            )
+    if (folder / MODEL).is_file() and read_card(folder).finished:
+        click.echo(f"{folder}: finished already, at step {read_card(folder).step:,}")
+        return
+    if "-" in card.source.paths:
+        raise SettingError("--resume: this run was trained on standard input, which cannot be read again")
+    _notice(description())
+    _train(folder, stages.stage(card.stage), card.preset, card.config, card.recipe, card.source, last)
 
 
 def absolute(data: tuple[str, ...]) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from mlx_gpt.counting.smoothing import Discounting
 from mlx_gpt.counting.statistics import three_discounts
 from mlx_gpt.device import description, memory_of_machine, peak_memory, pick_device
 from mlx_gpt.measure import measure
-from mlx_gpt.model import LanguageModel, Progress
+from mlx_gpt.model import Kept, LanguageModel, Progress
 from mlx_gpt.recipe import Counting
 from mlx_gpt.sampling import Taste, generate
 
@@ -77,6 +77,14 @@ class _Silent:
     def progress(self, progress: Progress) -> None: ...
 
     def validated(self, model: LanguageModel, step: int, bits_per_byte: float) -> None: ...
+
+    def keep(self, kept: Kept) -> None: ...
+
+    def kept(self) -> Kept | None:
+        return None
+
+    def stopping(self) -> int:
+        return 0
 
 
 def _corpus(job: Job, notice: Callable[[str], None]) -> Corpus:

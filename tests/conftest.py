@@ -18,7 +18,7 @@ import pytest
 from mlx_gpt import stages, stories
 from mlx_gpt.corpus import Corpus, Source, open_corpus
 from mlx_gpt.device import pick_device
-from mlx_gpt.model import LanguageModel, Progress
+from mlx_gpt.model import Kept, LanguageModel, Progress
 
 os.environ["MLX_GPT_CACHE"] = tempfile.mkdtemp(prefix="mlx_gpt-tests-")
 assert mlx_gpt.__version__
@@ -41,6 +41,15 @@ class Silent:
 
     def validated(self, model: LanguageModel, step: int, bits_per_byte: float) -> None:
         self.bits.append(bits_per_byte)
+
+    def keep(self, kept: Kept) -> None:
+        pass
+
+    def kept(self) -> Kept | None:
+        return None
+
+    def stopping(self) -> int:
+        return 0
 
 
 @pytest.fixture(scope="session", autouse=True)

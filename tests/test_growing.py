@@ -257,6 +257,9 @@ class Silent:
     def notice(self, message): pass
     def progress(self, progress): pass
     def validated(self, model, step, bits_per_byte): pass
+    def keep(self, kept): pass
+    def kept(self): return None
+    def stopping(self): return 0
 corpus = open_corpus(Source(({str(SHARED / "standardebooks")!r},), "bpe", 8000, 0), lambda message: None)
 if len(sys.argv) > 1:
     stage = stages.stage(4)

@@ -7,7 +7,19 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "mlx_gpt"
 LEVELS = [
-    {"errors", "replacing", "safetensors", "recipe", "device", "tokenizer", "stories", "memory", "plot"},
+    {
+        "asked",
+        "errors",
+        "replacing",
+        "safetensors",
+        "recipe",
+        "device",
+        "tokenizer",
+        "stories",
+        "memory",
+        "plot",
+        "events",
+    },
     {"corpus"},
     {"model"},
     {"measure"},
@@ -21,6 +33,7 @@ LEVELS = [
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 INSIDE = {
     ("recipe", "errors"),
+    ("asked", "errors"),
     ("device", "errors"),
     ("tokenizer", "errors"),
     ("safetensors", "errors"),

@@ -29,7 +29,7 @@ from mlx_gpt.device import give_back_memory, memory_of_machine, resident_memory
 from mlx_gpt.errors import DataError, SettingError
 from mlx_gpt.measure import measure
 from mlx_gpt.memory import Memory, Rows
-from mlx_gpt.model import Progress, Report, check_ids
+from mlx_gpt.model import Kept, Progress, Report, check_ids
 from mlx_gpt.recipe import Counting, size_in_bytes
 from mlx_gpt.safetensors import Array
 
@@ -90,6 +90,7 @@ class Counted(ABC):
         """Fill the table with one order's model."""
         ids, room = corpus.train.ids, _room(recipe)
         given = read_counts(Path(recipe.counted), corpus.tokenizer, order) if recipe.counted else None
+        report.keep(Kept({}, {}))  # nothing half-counted is worth keeping, but a resume must know what to count
         fits = min(room // bytes_per_token(order), MOST_ROWS - 1)  # tokens counted in memory
         size = min(-(-len(ids) // recipe.shards), fits)
         on_disk = (len(ids) if given is None else given.tokens) > fits

@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import mlx.core as mx
 
+LOG2_E = math.log2(math.e)
+
 
 def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
-    """Logits (N, V), targets (N,) -> -log softmax(logits)[target], (N,)."""
+    """Logits (N, V), targets (N,) -> -log softmax(logits)[target], (N,), in float32 whatever the logits are."""
+    if mx.default_device() == mx.gpu:
+        return mx.fast.cross_entropy(logits, targets)
+    logits = logits.astype(mx.float32)
     chosen = mx.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
     return mx.logsumexp(logits, axis=-1) - chosen
+
+
+def nats_in_chunks(
+    hidden: mx.array, weight: mx.array, bias: mx.array | None, targets: mx.array, chunk: int
+) -> mx.array:
+    """The loss (N,) of each target after hidden (N, D) under weight (V, D), `chunk` rows of logits at a time.
+
+    Forward only: its gradients would keep every chunk. One graph, so that it can be compiled.
+    """
+    parts: list[mx.array] = []
+    for start in range(0, targets.size, chunk):
+        h = hidden[start : start + chunk]
+        if parts:  # else MLX would be free to make the logits of all chunks first
+            h = mx.depends([h], [parts[-1]])[0]
+        parts.append(cross_entropy(_logits(h, weight, bias), targets[start : start + chunk]))
+    return mx.concatenate(parts)
 
 
 def chunked_cross_entropy(
@@ -21,33 +43,57 @@ def chunked_cross_entropy(
     The gradients are made together with the loss, while a chunk's logits are there: the loss is a sum, so
     the backward pass only multiplies them by one number, and no logit is computed twice.
     """
-    plain = mx.zeros((weight.shape[0],)) if bias is None else bias
+    gradients = _fused if mx.default_device() == mx.gpu else _written_out
 
     @mx.custom_function
-    def fused(hidden: mx.array, weight: mx.array, bias: mx.array) -> tuple[mx.array, ...]:
+    def summed(hidden: mx.array, weight: mx.array, bias: mx.array) -> tuple[mx.array, ...]:
         total, d_hidden = mx.array(0.0), list[mx.array]()
-        d_weight, d_bias = mx.zeros_like(weight), mx.zeros_like(bias)
+        d_weight, d_bias = mx.zeros(weight.shape), mx.zeros(bias.shape)
         for start in range(0, targets.size, chunk):
-            h, target = hidden[start : start + chunk], targets[start : start + chunk]  # (c, D), (c,)
+            h = hidden[start : start + chunk]  # (c, D)
             if d_hidden:  # else MLX would make every chunk's logits before the first gradient
                 h = mx.depends([h], [total, d_hidden[-1], d_weight, d_bias])[0]
-            logits = mx.addmm(bias, h, weight.T)  # (c, V)
-            exp = mx.exp(logits - logits.max(axis=-1, keepdims=True))
-            mass = exp.sum(axis=-1, keepdims=True)
-            highest = logits.max(axis=-1)
-            chosen = mx.take_along_axis(logits, target[:, None], axis=-1)[:, 0]
-            total = total + (mx.log(mass[:, 0]) + highest - chosen).sum()
-            p = exp / mass
-            d_hidden.append(p @ weight - weight[target])
-            d_weight = (d_weight + p.T @ h).at[target].add(-h)
-            d_bias = (d_bias + p.sum(axis=0)).at[target].add(mx.array(-1.0))
+            nats, at_hidden, at_weight, at_bias = gradients(h, weight, bias, targets[start : start + chunk])
+            total, d_weight, d_bias = total + nats, d_weight + at_weight, d_bias + at_bias
+            d_hidden.append(at_hidden)
         return total, mx.concatenate(d_hidden), d_weight, d_bias
 
-    @fused.vjp
+    @summed.vjp
     def backward(
         primals: tuple[mx.array, ...], cotangents: tuple[mx.array, ...], outputs: tuple[mx.array, ...]
     ) -> tuple[mx.array, ...]:
-        scale = cotangents[0]
-        return outputs[1] * scale, outputs[2] * scale, outputs[3] * scale
+        scaled = (output * cotangents[0] for output in outputs[1:])
+        return tuple(array.astype(primal.dtype) for array, primal in zip(scaled, primals, strict=True))
 
-    return cast("tuple[mx.array, ...]", fused(hidden, weight, plain))[0]
+    nothing = mx.zeros((0,))  # stands for no bias, and has no gradient
+    return cast("tuple[mx.array, ...]", summed(hidden, weight, nothing if bias is None else bias))[0]
+
+
+def _logits(hidden: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
+    return hidden @ weight.T if bias is None or not bias.size else mx.addmm(bias, hidden, weight.T)
+
+
+def _written_out(h: mx.array, weight: mx.array, bias: mx.array, target: mx.array) -> tuple[mx.array, ...]:
+    """The loss of a chunk and its gradients in h, weight and bias, in float32: each exponential is taken once."""
+    h, weight = h.astype(mx.float32), weight.astype(mx.float32)
+    logits = _logits(h, weight, bias)  # (c, V)
+    highest = logits.max(axis=-1, keepdims=True)
+    exp = mx.power(mx.array(2.0), (logits - highest) * LOG2_E)  # what MLX's CPU does sooner than exp
+    mass = exp.sum(axis=-1, keepdims=True)
+    nats = (mx.log(mass) + highest - mx.take_along_axis(logits, target[:, None], axis=-1)).sum()
+    # p = exp / mass; the division is of the small sides of the products, never of the table
+    at_hidden = (exp @ weight) / mass - weight[target]
+    at_weight = (exp.T @ (h / mass)).at[target].add(-h)
+    if not bias.size:
+        return nats, at_hidden, at_weight, bias
+    return nats, at_hidden, at_weight, (exp.T @ (1 / mass))[:, 0].at[target].add(mx.array(-1.0))
+
+
+def _fused(h: mx.array, weight: mx.array, bias: mx.array, target: mx.array) -> tuple[mx.array, ...]:
+    """The same by MLX's kernel, which on a GPU reads the logits once each way."""
+
+    def nats(h: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
+        return mx.fast.cross_entropy(_logits(h, weight, bias), target).sum()
+
+    total, gradients = mx.value_and_grad(nats, argnums=(0, 1, 2))(h, weight, bias)
+    return total, *(gradient.astype(mx.float32) for gradient in gradients)

@@ -1,24 +1,24 @@
-"""The one loop that trains every gradient stage."""
+"""The one loop that trains every gradient stage: when to step, look, keep, go back and stop."""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable
-from functools import partial
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
-import mlx.nn as nn
-import mlx.optimizers as optim
 import numpy as np
-from mlx.utils import tree_map
+from mlx.utils import tree_unflatten
 
-from mlx_gpt.corpus import Corpus, Running, Shuffled
-from mlx_gpt.descent.optimizers import learning_rate, optimizer
-from mlx_gpt.errors import SettingError, TrainingError
+from mlx_gpt.corpus import Ahead, Corpus, Running, Shuffled
+from mlx_gpt.descent.optimizers import Tree
+from mlx_gpt.descent.precision import fastest
+from mlx_gpt.descent.schedule import learning_rate
+from mlx_gpt.descent.step import CARRIED, Figures, Step
+from mlx_gpt.errors import CheckpointError, SettingError, Stopped, TrainingError
 from mlx_gpt.measure import measure
-from mlx_gpt.model import Progress, Report
+from mlx_gpt.memory import Memory
+from mlx_gpt.model import Kept, Progress, Report
 from mlx_gpt.recipe import Descent
 
 if TYPE_CHECKING:
@@ -26,60 +26,209 @@ if TYPE_CHECKING:
 
 VALIDATED = 20_000  # tokens of the validation text read at each look
 REPORTED = 10  # steps between two reports of progress
+FORGIVEN = {"fp32": 3, "bf16": 3, "fp16": 20}  # steps in a row that may not be finite: a loss scale needs some to fall
+RETURNS = 3  # times a run goes back to its last save before it gives up
+BEST = "best."
+NONE_YET = 1e9  # bits per byte: JSON has no infinity
 
-Step = Callable[[mx.array, list[mx.array]], tuple[mx.array, list[mx.array]]]
+
+@dataclass
+class Standing:
+    """Where a run stands, besides its arrays."""
+
+    precision: str = "fp32"
+    step: int = 0  # steps done
+    skipped: int = 0  # batches passed over after a return
+    returns: int = 0
+    seconds: float = 0.0
+    best: float = NONE_YET  # bits per byte on the validation text
+    looked: int = 0  # step of the last look
 
 
 def descend(model: Neural, corpus: Corpus, recipe: Descent, report: Report) -> None:
-    """Train until `recipe.steps`, keeping the weights that did best on the validation text.
+    """Train to the recipe's end, from the beginning or from what `report` kept of an earlier start; the model ends
+    with the weights that did best on the validation text.
 
-    Raises SettingError when the settings contradict each other or the text is too short for them,
-    TrainingError when the loss is no longer a number.
+    Raises SettingError when the settings contradict each other or the text is too short for them, TrainingError
+    when the loss stays no number, Stopped when the report says so, after all was kept.
     """
     length = sequence_length(model, recipe)
-    mx.random.seed(recipe.seed)  # of dropout
     ids = corpus.train.ids
     batches = (
         Running(ids, recipe.batch_size, length)
         if recipe.running
         else Shuffled(ids, recipe.batch_size, length, recipe.seed)
     )
-    looked_at = corpus.valid.head(VALIDATED, corpus.tokenizer)
-    optimiser = optimizer(recipe)
-    optimiser.init(model.trainable_parameters())
-    mx.eval(model.parameters(), optimiser.state)
-    take_step = _step(model, optimiser, recipe)
-    empty = model.memory(recipe.batch_size).arrays if recipe.running else []
-    carried = empty
-    best, best_weights = math.inf, model.parameters()
-    started = time.perf_counter()
-    model.train()
-    for step in range(recipe.steps):
-        rate = learning_rate(recipe, step)
-        optimiser.learning_rate = rate
-        carried = emptied(carried, empty, step, recipe.afresh)
-        loss, carried = take_step(mx.array(batches.at(step)), carried)
-        mx.async_eval(loss, carried, model.state, optimiser.state)  # type: ignore[no-untyped-call]
-        done = step + 1
-        if done % REPORTED == 0 or done in (1, recipe.steps):
-            nats = float(np.array(loss))
-            if not math.isfinite(nats):
-                raise TrainingError(
-                    f"the loss is {nats} at step {done}: try a lower --learning-rate than {recipe.learning_rate:g}"
-                )
-            tokens = done * recipe.batch_size * length
-            seconds = time.perf_counter() - started
-            report.progress(Progress(done, recipe.steps, nats, rate, tokens, seconds))
-        if done % recipe.evaluate_every == 0 or done == recipe.steps:
-            model.eval()
-            bits = measure(model, looked_at).bits_per_byte
-            if bits < best:
-                best, best_weights = bits, tree_map(lambda weight: weight + 0, model.parameters())
-                mx.eval(best_weights)
-            report.validated(model, done, bits)
-            model.train()
-    model.update(best_weights)
-    model.eval()
+    _Loop(model, corpus, recipe, report, length, batches).run()
+
+
+class _Loop:
+    def __init__(
+        self,
+        model: Neural,
+        corpus: Corpus,
+        recipe: Descent,
+        report: Report,
+        length: int,
+        batches: Running | Shuffled,
+    ) -> None:
+        self.model, self.recipe, self.report, self.batches = model, recipe, report, batches
+        self.looked_at = corpus.valid.head(VALIDATED, corpus.tokenizer)
+        self.tokens = recipe.batch_size * length
+        kept = report.kept()
+        self.at = Standing(recipe.precision) if kept is None else _standing(kept)
+        if self.at.precision == "auto":
+            self.at.precision, times = fastest()
+            told = ", ".join(f"{name} {seconds * 1e3:.1f} ms" for name, seconds in times.items())
+            report.notice(f"--precision auto: {self.at.precision} ({told})")
+        self.step = Step(model, recipe, self.at.precision, length)
+        self.empty = self.step.empty()
+        self.state = self.step.begin()
+        self.best: Tree = {}
+        if kept is not None:
+            self._restore(kept)
+        self.started = time.perf_counter() - self.at.seconds
+        self.kept = time.perf_counter()
+        self.look_seconds = 0.0
+
+    def run(self) -> None:
+        if not self.at.step:
+            self._keep()
+        waiting: tuple[int, float, Figures] | None = None  # a step whose figures are not read yet
+        ahead = self._ahead()
+        try:
+            while not self._over():
+                rate = learning_rate(self.recipe, self.at.step, self._share()) * 0.5**self.at.returns
+                self._empty_by_turns()
+                self.state, figures = self.step.take(self.state, ahead.next(), rate, self.at.step)
+                mx.async_eval(self.state, figures)  # type: ignore[no-untyped-call]
+                self.at.step += 1
+                sound = waiting is None or self._read(*waiting)
+                waiting = self.at.step, rate, figures
+                signal = self.report.stopping()
+                look = self.at.step % self.recipe.evaluate_every == 0
+                save = bool(signal) or look or time.perf_counter() - self.kept > self.recipe.keep_every
+                if sound and (save or self._over()):
+                    sound, waiting = self._read(*waiting), None
+                if not sound:
+                    ahead.close()
+                    self._return()
+                    ahead, waiting = self._ahead(), None
+                    continue
+                if look:
+                    self._look()
+                if save:
+                    self._keep()
+                if signal:
+                    raise Stopped(signal)
+        finally:
+            ahead.close()
+        if self.at.looked != self.at.step:
+            self._look()
+        self._keep()
+        self._fill(self.best)
+        if self.recipe.compiled:
+            traces = ", ".join(f"{what} {count}" for what, count in self.step.traces.items())
+            self.report.notice(f"traces of the compiled functions: {traces}")
+
+    def _ahead(self) -> Ahead:
+        return Ahead(self.batches, self.at.step + self.at.skipped)
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self.started
+
+    def _share(self) -> float | None:
+        return self._seconds() / (60 * self.recipe.minutes) if self.recipe.minutes else None
+
+    def _over(self) -> bool:
+        """Whether the steps, or the minutes without those of the last look, are used up."""
+        if not self.recipe.minutes:
+            return self.at.step >= self.recipe.steps
+        return self.at.step > 0 and self._seconds() + self.look_seconds >= 60 * self.recipe.minutes
+
+    def _read(self, step: int, rate: float, figures: Figures) -> bool:
+        """Report a step; False when too many in a row were not finite."""
+        bad = float(np.array(figures.bad))
+        if step % REPORTED == 0 or step == 1 or step == self.recipe.steps:
+            seconds = self._seconds()
+            share = self._share()
+            steps = self.recipe.steps if share is None else max(step, round(step / max(share, 1e-9)))
+            loss, norm, scale = (float(np.array(each)) for each in (figures.loss, figures.norm, figures.scale))
+            self.report.progress(Progress(step, steps, loss, rate, step * self.tokens, seconds, norm, scale))
+        return bad < FORGIVEN[self.at.precision]
+
+    def _look(self) -> None:
+        """Score the validation text and remember the weights if they did best."""
+        started = time.perf_counter()
+        weights = self.step.evaluated(self.state)
+
+        def score(ids: mx.array, memory: Memory | None) -> mx.array:
+            return self.step.score(weights, ids, memory)
+
+        bits = measure(self.model, self.looked_at, score).bits_per_byte
+        if bits < self.at.best or not self.best:
+            self.at.best, self.best = bits, weights
+        self.at.looked = self.at.step
+        self._fill(weights)
+        self.report.validated(self.model, self.at.step, bits)
+        self._fill(self.best)  # a compiled step never fills the shell again, and these are held anyway
+        self.look_seconds = time.perf_counter() - started
+
+    def _keep(self) -> None:
+        self.at.seconds = self._seconds()
+        self.report.keep(
+            Kept({**self.state, **{BEST + name: array for name, array in self.best.items()}}, asdict(self.at))
+        )
+        self.kept = time.perf_counter()
+
+    def _return(self) -> None:
+        """Back to the last save, with half the rate and past the batches that went wrong; or give up."""
+        failed, returns = self.at.step, self.at.returns + 1
+        why = f"the loss or its gradient is no finite number at step {failed}"
+        kept = self.report.kept()
+        if kept is None or returns > RETURNS:
+            after = f" after {RETURNS} returns to an earlier save, each with half the rate" if returns > RETURNS else ""
+            raise TrainingError(f"{why}{after}: try a lower --learning-rate than {self.recipe.learning_rate:g}")
+        passed = failed + self.at.skipped
+        self.at = _standing(kept)
+        self._restore(kept)
+        self.at.returns, self.at.skipped = returns, passed - self.at.step
+        self.report.notice(f"{why}: back to step {self.at.step} with half the learning rate")
+
+    def _restore(self, kept: Kept) -> None:
+        """Take over kept arrays. Raises CheckpointError where they are not this run's."""
+        arrays = {name: mx.array(np.asarray(array)) for name, array in kept.arrays.items()}
+        best = {name.removeprefix(BEST): array for name, array in arrays.items() if name.startswith(BEST)}
+        state = {name: array for name, array in arrays.items() if not name.startswith(BEST)}
+        for mine, found in ((self.state, state), (self.step.evaluated(self.state), best)):
+            if (found or mine is self.state) and _shapes(mine) != _shapes(found):
+                strange = sorted(dict(_shapes(mine).items() ^ _shapes(found).items()))
+                raise CheckpointError(f"what was kept of this run does not fit its settings: {strange[0]}")
+        self.state, self.best = state, best
+        mx.eval(state, best)
+
+    def _empty_by_turns(self) -> None:
+        names = [CARRIED + str(place) for place in range(len(self.empty))]
+        carried = emptied([self.state[name] for name in names], self.empty, self.at.step, self.recipe.afresh)
+        self.state |= dict(zip(names, carried, strict=True))
+
+    def _fill(self, weights: Tree) -> None:
+        """The model with these weights, ready for use."""
+        self.model.update(tree_unflatten(list(weights.items())))
+        self.model.eval()
+
+
+def _shapes(arrays: Tree) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(array.shape) for name, array in arrays.items()}
+
+
+def _standing(kept: Kept) -> Standing:
+    """Raises CheckpointError for facts of another kind."""
+    known = {field.name: field.default for field in fields(Standing)}
+    told = kept.facts
+    if told.keys() != known.keys() or any(type(told[name]) is not type(known[name]) for name in known):
+        raise CheckpointError("what was kept of this run is damaged or of another version of mlx_gpt")
+    return Standing(**told)  # type: ignore[arg-type]
 
 
 def emptied(carried: list[mx.array], empty: list[mx.array], step: int, every: int) -> list[mx.array]:
@@ -103,32 +252,8 @@ def sequence_length(model: Neural, recipe: Descent) -> int:
         raise SettingError("--length 0: this stage has no context to fill; give the tokens of a sequence, e.g. 64")
     if model.context is not None and length > model.context:
         raise SettingError(f"--length {length}: longer than --context {model.context}; shorten one or widen the other")
+    if recipe.recompute and "blocks" not in model:
+        raise SettingError("--recompute: this stage has no blocks to compute again; drop it")
     if recipe.running and model.context is not None:
         raise SettingError("--running: only a memory without an end can be passed on; drop it for this stage")
     return length
-
-
-def _step(model: Neural, optimiser: optim.MultiOptimizer, recipe: Descent) -> Step:
-    """Forward, backward, clip and update as one function of a batch (B, T + 1) and the memory carried over."""
-
-    def loss_of(ids: mx.array, carried: list[mx.array]) -> tuple[mx.array, list[mx.array]]:
-        memory = None
-        if recipe.running:
-            memory = model.memory(ids.shape[0])
-            memory.arrays = list(carried)
-        return model.loss(ids, memory, recipe.loss_chunk), [] if memory is None else memory.arrays
-
-    loss_and_gradient = nn.value_and_grad(model, loss_of)
-
-    def step(ids: mx.array, carried: list[mx.array]) -> tuple[mx.array, list[mx.array]]:
-        (loss, after), gradient = loss_and_gradient(ids, carried)
-        if recipe.clip:
-            gradient, _ = optim.clip_grad_norm(gradient, recipe.clip)
-        optimiser.update(model, gradient)
-        return loss, after
-
-    if not recipe.compiled:
-        return step
-    state = [model.state, optimiser.state, mx.random.state]
-    compiled: Step = partial(mx.compile, inputs=state, outputs=state)(step)
-    return compiled

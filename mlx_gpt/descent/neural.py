@@ -12,7 +12,8 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_gpt.corpus import Corpus
-from mlx_gpt.descent.cross_entropy import chunked_cross_entropy, cross_entropy
+from mlx_gpt.descent.cross_entropy import chunked_cross_entropy, cross_entropy, nats_in_chunks
+from mlx_gpt.descent.dropout import through
 from mlx_gpt.descent.loop import descend
 from mlx_gpt.errors import CheckpointError, SettingError
 from mlx_gpt.memory import Memory
@@ -29,6 +30,10 @@ class Neural(nn.Module):
 
     vocab_size: int
     context: int | None = None  # tokens its memory has room for; None: no end
+    blocks: list[nn.Module]  # of a stage that is a stack of them
+    activation_penalty = 0.0  # on the mean square of the hidden vectors, in training
+    slowness_penalty = 0.0  # on that of their change from token to token
+    recompute = False  # whether the backward pass computes each block again instead of keeping its inside
 
     @abstractmethod
     def memory(self, batch: int = 1) -> Memory:
@@ -47,13 +52,26 @@ class Neural(nn.Module):
         weight, bias = self.head()
         return hidden @ weight.T if bias is None else mx.addmm(bias, hidden, weight.T)
 
-    def loss(self, ids: mx.array, memory: Memory | None, chunk: int) -> mx.array:
-        """Mean nats of the targets of a batch (B, T + 1), with at most `chunk` positions' logits at a time."""
-        hidden = self.hidden(ids[:, :-1], memory)
+    def loss(self, ids: mx.array, memory: Memory | None, chunk: int) -> tuple[mx.array, mx.array]:
+        """The summed nats of the targets of a batch (B, T + 1), at most `chunk` positions' logits at a time, and
+        the penalty a token: what the activations cost (Merity et al. 2017, AR and TAR), 0 for most stages."""
+        hidden = self.hidden(ids[:, :-1], memory)  # (B, T, D)
         flat, targets = hidden.reshape(-1, hidden.shape[-1]), ids[:, 1:].reshape(-1)
         if chunk:
-            return chunked_cross_entropy(flat, *self.head(), targets, chunk) / targets.size
-        return cross_entropy(self.logits(flat), targets).mean()
+            nats = chunked_cross_entropy(flat, *self.head(), targets, chunk)
+        else:
+            nats = cross_entropy(self.logits(flat), targets).sum()
+        penalty, wide = mx.array(0.0), hidden.astype(mx.float32)
+        if self.activation_penalty:
+            penalty = penalty + self.activation_penalty * (wide * wide).mean()
+        if self.slowness_penalty:
+            change = wide[:, 1:] - wide[:, :-1]
+            penalty = penalty + self.slowness_penalty * (change * change).mean()
+        return nats, penalty
+
+    def block(self, block: nn.Module, x: mx.array, *rest: Any) -> mx.array:
+        """block(x, *rest), computed again in the backward pass where training asks for it."""
+        return through(block, x, *rest, again=self.training and self.recompute)
 
     def fit(self, corpus: Corpus, recipe: Any, report: Report) -> None:
         """Stochastic descent on the training text; see descent.loop."""
@@ -79,6 +97,13 @@ class Neural(nn.Module):
             parts.append(-cross_entropy(self.logits(flat[part]), targets[part]))
             mx.eval(parts[-1])
         return mx.concatenate(parts).reshape(ids.shape[0], -1)
+
+    def score_in_one_graph(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
+        """As `score`, for ids known to be sound and without a look at any value, so that it can be compiled."""
+        hidden = self.hidden(ids[:, :-1], memory)
+        flat, targets = hidden.reshape(-1, hidden.shape[-1]), ids[:, 1:].reshape(-1)
+        nats = nats_in_chunks(flat, *self.head(), targets, max(1, SCORED // self.vocab_size))
+        return -nats.reshape(ids.shape[0], -1)
 
     def _check(self, ids: mx.array, tokens: int, memory: Memory | None) -> None:
         check_ids(ids, self.vocab_size)

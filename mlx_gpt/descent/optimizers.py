@@ -1,84 +1,114 @@
-"""How a gradient becomes a step: AdamW for everything, or Muon for the hidden matrices and AdamW for the rest."""
+"""How a gradient becomes a step: AdamW for everything, or Muon for the hidden matrices and AdamW for the rest.
+
+An optimiser here is two pure functions of flat trees, name -> array: `begin` makes its state, `update` moves weights.
+Nothing is hidden in an object, so a step can be compiled, saved and repeated to the bit.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections import defaultdict
+from collections.abc import Mapping
 
 import mlx.core as mx
-import mlx.optimizers as optim
 
 from mlx_gpt.recipe import Descent
 
+Tree = dict[str, mx.array]
+
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024: quintic with a steep slope at zero
 OUTSIDE = ("embed", "head", "position")  # matrices with a row for each token or place: AdamW's, never Muon's
+EPSILON = 1e-8  # of AdamW
 
 
-class Muon(optim.Optimizer):
-    """Momentum orthogonalised by Newton-Schulz, with decoupled weight decay.
+def groups(recipe: Descent, weights: Mapping[str, mx.array]) -> tuple[list[str], list[str], list[str]]:
+    """Names of what Muon moves, of what AdamW moves and decays, and of what AdamW moves alone.
 
-    Jordan et al. 2024 (Muon, with Nesterov momentum); Liu et al. 2025 (Moonlight): steps scaled by
-    0.2 sqrt(max(rows, columns)), so that one learning rate serves Muon and AdamW.
+    Only matrices decay; a gain, a bias or an initial state pulled to zero would be another model.
     """
-
-    def __init__(self, learning_rate: float, momentum: float, weight_decay: float) -> None:
-        super().__init__()
-        self._maybe_schedule("learning_rate", learning_rate)
-        self.momentum, self.weight_decay = momentum, weight_decay
-
-    def init_single(self, parameter: mx.array, state: dict[str, Any]) -> None:
-        """One momentum per matrix."""
-        state["v"] = mx.zeros_like(parameter)
-
-    def apply_single(self, gradient: mx.array, parameter: mx.array, state: dict[str, Any]) -> mx.array:
-        """One matrix (R, C) moved."""
-        rate = self.learning_rate.astype(parameter.dtype)
-        v = self.momentum * state["v"] + gradient
-        state["v"] = v
-        step = orthogonalised(gradient + self.momentum * v)
-        step = step * (0.2 * math.sqrt(max(parameter.shape)))
-        return parameter * (1 - rate * self.weight_decay) - rate * step
+    matrices = [name for name, weight in weights.items() if weight.ndim >= 2]
+    hidden = [name for name in matrices if not any(part in name for part in OUTSIDE)] * (recipe.optimizer == "muon")
+    return hidden, [name for name in matrices if name not in hidden], [n for n in weights if n not in matrices]
 
 
-def orthogonalised(matrix: mx.array, rounds: int = 5) -> mx.array:
-    """The nearest matrix (R, C) whose singular values are near one, in float32."""
+def begin(recipe: Descent, weights: Mapping[str, mx.array]) -> Tree:
+    """The state before the first step: one momentum for Muon, two for AdamW, an average where it is asked for."""
+    muon, *adam = groups(recipe, weights)
+    state: Tree = {"updates": mx.array(0.0)}
+    for name in muon:
+        state[f"momentum.{name}"] = mx.zeros(weights[name].shape)
+    for name in (name for names in adam for name in names):
+        state[f"mean.{name}"] = mx.zeros(weights[name].shape)
+        state[f"square.{name}"] = mx.zeros(weights[name].shape)
+    if recipe.averaging:
+        state |= {f"average.{name}": mx.array(weight) for name, weight in weights.items()}
+    return state
+
+
+def update(
+    recipe: Descent, weights: Tree, state: Tree, gradient: Tree, rate: mx.array, finite: mx.array
+) -> tuple[Tree, Tree]:
+    """Weights and state after one step at learning rate `rate`; where `finite` is false, both as they were.
+
+    AdamW: Loshchilov & Hutter 2019, with bias correction. Muon: Jordan et al. 2024 with Nesterov momentum, steps
+    scaled by 0.2 sqrt(max(rows, columns)) so that one learning rate serves both (Liu et al. 2025), decay decoupled.
+    """
+    on = finite.astype(mx.float32)
+    rate = rate * on
+    gradient = {name: mx.where(finite, g, 0) for name, g in gradient.items()}
+    muon, decayed, spared = groups(recipe, weights)
+    after: Tree = {"updates": state["updates"] + on}
+    moved: Tree = {}
+    # a step that is not taken: the memories keep all (factor 1) and take in nothing
+    keep1, keep2, keep = (
+        mx.where(finite, mx.array(factor), 1) for factor in (recipe.beta1, recipe.beta2, recipe.momentum)
+    )
+    corrected1, corrected2 = (
+        1 - mx.power(mx.array(beta), mx.maximum(after["updates"], 1)) for beta in (recipe.beta1, recipe.beta2)
+    )
+    for name in (*decayed, *spared):
+        g = gradient[name]
+        mean = keep1 * state[f"mean.{name}"] + (1 - recipe.beta1) * g
+        square = keep2 * state[f"square.{name}"] + (1 - recipe.beta2) * g * g
+        after[f"mean.{name}"], after[f"square.{name}"] = mean, square
+        decay = recipe.weight_decay if name in decayed else 0.0
+        own = rate * recipe.adamw_share if muon else rate
+        step = (mean / corrected1) / (mx.sqrt(square / corrected2) + EPSILON)
+        moved[name] = weights[name] * (1 - own * decay) - own * step
+    ahead: Tree = {}
+    for name in muon:
+        momentum = keep * state[f"momentum.{name}"] + gradient[name]
+        after[f"momentum.{name}"] = momentum
+        ahead[name] = gradient[name] + recipe.momentum * momentum
+    for name, step in orthogonalised(ahead).items():
+        step = step * (0.2 * math.sqrt(max(step.shape)))
+        moved[name] = weights[name] * (1 - rate * recipe.weight_decay) - rate * step
+    if recipe.averaging:
+        # short at first, so that the first weights do not linger
+        share = mx.minimum(recipe.averaging, after["updates"] / (after["updates"] + 9))
+        for name, weight in moved.items():
+            average = state[f"average.{name}"]
+            after[f"average.{name}"] = average + on * (1 - share) * (weight - average)
+    return moved, after
+
+
+def orthogonalised(matrices: Mapping[str, mx.array], rounds: int = 5) -> Tree:
+    """Of each matrix (R, C) the nearest whose singular values are all near one, by Newton-Schulz in float32.
+
+    Matrices of one shape, or of its transpose, are worked on together: one product of (n, R, C), not n products.
+    """
     a, b, c = NEWTON_SCHULZ
-    x = matrix.astype(mx.float32)
-    tall = x.shape[0] > x.shape[1]
-    if tall:
-        x = x.T
-    x = x / (mx.linalg.norm(x) + 1e-7)
-    for _ in range(rounds):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.T if tall else x).astype(matrix.dtype)
-
-
-def optimizer(recipe: Descent) -> optim.MultiOptimizer:
-    """The recipe's optimiser: weight decay for matrices only, as every published recipe has it."""
-
-    def adamw(decay: float) -> optim.Optimizer:
-        betas = [recipe.beta1, recipe.beta2]
-        return optim.AdamW(recipe.learning_rate, betas=betas, weight_decay=decay, bias_correction=True)
-
-    def matrix(path: str, weight: mx.array) -> bool:
-        return bool(weight.ndim >= 2)
-
-    def hidden_matrix(path: str, weight: mx.array) -> bool:
-        return matrix(path, weight) and not any(name in path for name in OUTSIDE)
-
-    groups = [adamw(recipe.weight_decay), adamw(0.0)]
-    filters = [matrix]
-    if recipe.optimizer == "muon":
-        groups.insert(0, Muon(recipe.learning_rate, momentum=0.95, weight_decay=recipe.weight_decay))
-        filters.insert(0, hidden_matrix)
-    return optim.MultiOptimizer(groups, filters)
-
-
-def learning_rate(recipe: Descent, step: int) -> float:
-    """Linear warm-up, then half a cosine down to `decay_to` of the highest rate; steps count from 0."""
-    if step < recipe.warmup:
-        return recipe.learning_rate * (step + 1) / recipe.warmup
-    share = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
-    floor = recipe.decay_to
-    return recipe.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))
+    alike: dict[tuple[int, ...], list[str]] = defaultdict(list)
+    for name, matrix in matrices.items():
+        alike[tuple(sorted(matrix.shape))].append(name)
+    found: Tree = {}
+    for names in alike.values():
+        tall = {name: matrices[name].shape[0] > matrices[name].shape[1] for name in names}
+        x = mx.stack([matrices[name].T if tall[name] else matrices[name] for name in names]).astype(mx.float32)
+        x = x / (mx.sqrt((x * x).sum(axis=(1, 2), keepdims=True)) + 1e-7)  # (n, R, C), R <= C
+        for _ in range(rounds):
+            gram = x @ x.swapaxes(1, 2)  # (n, R, R)
+            x = a * x + (b * gram + c * gram @ gram) @ x
+        for place, name in enumerate(names):
+            found[name] = x[place].T if tall[name] else x[place]
+    return found

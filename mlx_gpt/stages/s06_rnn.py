@@ -19,6 +19,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_gpt.descent import Neural
+from mlx_gpt.descent.scan import rnn_scan
 from mlx_gpt.memory import Memory, State
 from mlx_gpt.model import Preset, Stage
 from mlx_gpt.recipe import Descent, Settings, setting
@@ -49,13 +50,10 @@ class RNN(Neural):
     def hidden(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         """(B, T) -> (B, T, D), one token after another."""
         state = self.memory(ids.shape[0]) if memory is None else memory
-        x = self.embed(ids) + self.bias  # (B, T, D)
-        h, seen = state.arrays[0], []
-        for t in range(ids.shape[1]):
-            h = mx.tanh(mx.addmm(x[:, t], h, self.recurrent.T))  # (B, D)
-            seen.append(h)
-        state.arrays = [h]
-        return mx.stack(seen, axis=1)
+        x = self.embed(ids.T) + self.bias  # (T, B, D)
+        every, last = rnn_scan(x, self.recurrent, state.arrays[0])
+        state.arrays = [last]
+        return every.swapaxes(0, 1)  # (B, T, D)
 
     def head(self) -> tuple[mx.array, mx.array | None]:
         return self.output_head.weight, self.output_head.bias

@@ -10,7 +10,8 @@ Better than the RNN: the cell changes only where a gate lets it, so gradients an
 Still wrong: everything must fit into those vectors, and the tokens can only be read one after another.
 
 Source: Hochreiter & Schmidhuber 1997, forget gate of Gers et al. 2000; dropout between layers and never through
-time (Zaremba et al. 2014); output tied to the embedding (Merity et al. 2017).
+time (Zaremba et al. 2014), with one mask for a whole sequence (Gal & Ghahramani 2016); output tied to the embedding,
+dropped recurrent weights, and a price on large and on restless activations (AWD-LSTM, Merity et al. 2017).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_gpt.descent import Neural
+from mlx_gpt.descent import Dropout, Neural
+from mlx_gpt.descent.scan import lstm_scan
 from mlx_gpt.memory import Memory, State
 from mlx_gpt.model import Preset, Stage
 from mlx_gpt.recipe import Descent, Settings, setting
@@ -32,30 +34,37 @@ class Config(Settings):
 
     width: int = setting(192, "numbers in each vector of a layer", low=1, high=65_536)
     layers: int = setting(2, "LSTM layers, one above the other", low=1, high=64)
-    dropout: float = setting(0.0, "share of the numbers between layers dropped in training", low=0.0, high=0.9)
+    dropout: float = setting(
+        0.0, "share of the numbers between layers dropped in training, the same ones at every token", low=0.0, high=0.9
+    )
+    embed_dropout: float = setting(0.0, "share of the vocabulary read as zeros in a training step", low=0.0, high=0.9)
+    weight_drop: float = setting(
+        0.0, "share of the weights from state to state dropped in a training step", low=0.0, high=0.9
+    )
+    activation_penalty: float = setting(
+        0.0, "alpha of AWD-LSTM: price of the mean square of the last layer's output", low=0.0, high=100.0
+    )
+    slowness_penalty: float = setting(
+        0.0, "beta of AWD-LSTM: price of the mean square of its change from token to token", low=0.0, high=100.0
+    )
 
 
 class Layer(nn.Module):
     """One LSTM layer of width D."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, weight_drop: float) -> None:
         super().__init__()
         bound = width**-0.5
         self.input = mx.random.uniform(-bound, bound, (4 * width, width))  # W
         self.recurrent = mx.random.uniform(-bound, bound, (4 * width, width))  # U
         open_gate = mx.concatenate([mx.zeros((width,)), mx.ones((width,)), mx.zeros((2 * width,))])
         self.bias = open_gate  # the forget gate starts open (Jozefowicz et al. 2015)
+        self.weight_drop = Dropout(weight_drop)
 
     def __call__(self, x: mx.array, h: mx.array, c: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-        """x (B, T, D), h and c (B, D) -> every h (B, T, D), the last h and c."""
-        inputs = mx.addmm(self.bias, x, self.input.T)  # (B, T, 4 D)
-        seen = []
-        for t in range(x.shape[1]):
-            i, f, g, o = mx.split(mx.addmm(inputs[:, t], h, self.recurrent.T), 4, axis=-1)
-            c = mx.sigmoid(f) * c + mx.sigmoid(i) * mx.tanh(g)
-            h = mx.sigmoid(o) * mx.tanh(c)
-            seen.append(h)
-        return mx.stack(seen, axis=1), h, c
+        """x (T, B, D), h and c (B, D) -> every h (T, B, D), the last h and c."""
+        inputs = mx.addmm(self.bias, x, self.input.T)  # (T, B, 4 D)
+        return lstm_scan(inputs, self.weight_drop(self.recurrent), h, c)
 
 
 class LSTM(Neural):
@@ -65,8 +74,9 @@ class LSTM(Neural):
         super().__init__()
         self.vocab_size, self.width = vocab_size, config.width
         self.embed = nn.Embedding(vocab_size, config.width)
-        self.layers = [Layer(config.width) for _ in range(config.layers)]
-        self.dropout = nn.Dropout(config.dropout)
+        self.layers = [Layer(config.width, config.weight_drop) for _ in range(config.layers)]
+        self.dropout, self.embed_dropout = Dropout(config.dropout), Dropout(config.embed_dropout)
+        self.activation_penalty, self.slowness_penalty = config.activation_penalty, config.slowness_penalty
         self.output_bias = mx.zeros((vocab_size,))
 
     def memory(self, batch: int = 1) -> Memory:
@@ -76,13 +86,24 @@ class LSTM(Neural):
     def hidden(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         """(B, T) -> (B, T, D), one token after another."""
         state = self.memory(ids.shape[0]) if memory is None else memory
-        x, after = self.dropout(self.embed(ids)), []
+        x, after = self._locked(self._embedded(ids.T)), []  # (T, B, D)
         for layer, h, c in zip(self.layers, state.arrays[::2], state.arrays[1::2], strict=True):
             x, h, c = layer(x, h, c)
-            x = self.dropout(x)
+            x = self._locked(x)
             after += [h, c]
         state.arrays = after
-        return x
+        return x.swapaxes(0, 1)  # (B, T, D)
+
+    def _embedded(self, ids: mx.array) -> mx.array:
+        """ids (T, B) -> their vectors (T, B, D), in training zeros for some words wherever they stand."""
+        x = self.embed(ids)
+        if not self.training or not self.embed_dropout.share:
+            return x
+        return x * self.embed_dropout(mx.ones((self.vocab_size, 1), x.dtype))[ids]
+
+    def _locked(self, x: mx.array) -> mx.array:
+        """Dropout of (T, B, D) with one mask for all T."""
+        return self.dropout(x, (1, *x.shape[1:]))
 
     def head(self) -> tuple[mx.array, mx.array | None]:
         return self.embed.weight, self.output_bias
@@ -102,13 +123,21 @@ STAGE = Stage(
     ),
     presets={
         "base": Preset(
-            Config(width=512, dropout=0.1),
+            Config(width=512, dropout=0.1, weight_drop=0.1),
             Descent(
                 steps=1_500, batch_size=64, length=64, learning_rate=2e-3, running=True, afresh=16, evaluate_every=150
             ),
         ),
         "large": Preset(
-            Config(width=1_024, layers=3, dropout=0.2),
+            Config(
+                width=1_024,
+                layers=3,
+                dropout=0.2,
+                embed_dropout=0.05,
+                weight_drop=0.2,
+                activation_penalty=1.0,
+                slowness_penalty=0.5,
+            ),
             Descent(
                 steps=30_000,
                 batch_size=128,

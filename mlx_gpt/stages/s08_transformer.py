@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_gpt.descent import Neural
+from mlx_gpt.descent import Dropout, Neural
 from mlx_gpt.memory import Memory, Transcript
 from mlx_gpt.model import Preset, Stage
 from mlx_gpt.recipe import Descent, Settings, setting
@@ -37,11 +37,11 @@ class Config(Settings):
     dropout: float = setting(0.0, "share of the numbers dropped in training", low=0.0, high=0.9)
 
 
-def positions(context: int, width: int) -> mx.array:
-    """sin(t / 10000^(2 i / D)) and cos of the same, interleaved, (C, D); section 3.5."""
+def positions(tokens: int, width: int) -> mx.array:
+    """sin(t / 10000^(2 i / D)) and cos of the same, interleaved, (T, D); section 3.5."""
     rate = mx.exp(mx.arange(0, width, 2) * (-math.log(10_000) / width))
-    angle = mx.arange(context)[:, None] * rate  # (C, ceil(D / 2))
-    return mx.stack([mx.sin(angle), mx.cos(angle)], axis=-1).reshape(context, -1)[:, :width]
+    angle = mx.arange(tokens)[:, None] * rate  # (T, ceil(D / 2))
+    return mx.stack([mx.sin(angle), mx.cos(angle)], axis=-1).reshape(tokens, -1)[:, :width]
 
 
 class Attention(nn.Module):
@@ -57,7 +57,7 @@ class Attention(nn.Module):
         q, k, v = (mx.unflatten(project(x), -1, (self.heads, -1)).swapaxes(1, 2) for project in self._projections())
         scores = q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1])  # (B, H, T, T)
         future = mx.arange(tokens)[:, None] < mx.arange(tokens)
-        weights = mx.softmax(mx.where(future, -mx.inf, scores), axis=-1)
+        weights = mx.softmax(mx.where(future, -mx.inf, scores), axis=-1, precise=True)
         return self.output((weights @ v).swapaxes(1, 2).flatten(2))  # (B, T, D)
 
     def _projections(self) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
@@ -75,7 +75,7 @@ class Block(nn.Module):
             nn.Linear(config.inner, config.width),
         )
         self.inner_norm = nn.LayerNorm(config.width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def __call__(self, x: mx.array) -> mx.array:
         x = self.attention_norm(x + self.dropout(self.attention(x)))
@@ -91,8 +91,7 @@ class Transformer(Neural):
         self.vocab_size, self.context, self.width = vocab_size, config.context, config.width
         self.embed = nn.Embedding(vocab_size, config.width)
         self.blocks = [Block(config) for _ in range(config.layers)]
-        self.dropout = nn.Dropout(config.dropout)
-        self._positions = positions(config.context, config.width)  # underscore: computed, not learned
+        self.dropout = Dropout(config.dropout)
 
     def memory(self, batch: int = 1) -> Memory:
         return Transcript(batch, self.config.context)
@@ -103,10 +102,10 @@ class Transformer(Neural):
         if memory is not None:
             assert isinstance(memory, Transcript), "a memory of another model"
             seen = memory.extend(ids)
-        x = self.embed(seen) * math.sqrt(self.width) + self._positions[: seen.shape[1]]
-        x = self.dropout(x)
+        x = self.embed(seen) * math.sqrt(self.width)
+        x = self.dropout(x + positions(seen.shape[1], self.width).astype(x.dtype))
         for block in self.blocks:
-            x = block(x)
+            x = self.block(block, x)
         return x[:, -ids.shape[1] :]
 
     def head(self) -> tuple[mx.array, mx.array | None]:

@@ -22,7 +22,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_gpt.descent import Neural
+from mlx_gpt.descent import Dropout, Neural
 from mlx_gpt.errors import CheckpointError
 from mlx_gpt.memory import KVCache, Memory
 from mlx_gpt.model import Preset, Stage
@@ -51,7 +51,7 @@ class Block(nn.Module):
         self.attention_norm, self.inner_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.output = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.expand, self.contract = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def __call__(self, x: mx.array, cache: KVCache | None, layer: int) -> mx.array:
         x = x + self.dropout(self._attend(self.attention_norm(x), cache, layer))
@@ -67,7 +67,7 @@ class Block(nn.Module):
         scores = q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1])  # (B, H, T, S)
         before = k.shape[2] - tokens
         future = mx.arange(tokens)[:, None] + before < mx.arange(k.shape[2])
-        weights = mx.softmax(mx.where(future, -mx.inf, scores), axis=-1)
+        weights = mx.softmax(mx.where(future, -mx.inf, scores), axis=-1, precise=True)
         return self.output((weights @ v).swapaxes(1, 2).flatten(2))  # (B, T, D)
 
 
@@ -81,7 +81,7 @@ class GPT(Neural):
         self.position = nn.Embedding(config.context, config.width)
         self.blocks = [Block(config) for _ in range(config.layers)]
         self.norm = nn.LayerNorm(config.width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -111,7 +111,7 @@ class GPT(Neural):
         x = self.embed(ids) + self.position(mx.arange(start, start + ids.shape[1]))
         x = self.dropout(x)
         for layer, block in enumerate(self.blocks):
-            x = block(x, memory, layer)
+            x = self.block(block, x, memory, layer)
         if memory is not None:
             memory.advance(ids.shape[1])
         return self.norm(x)

@@ -59,7 +59,9 @@ class RMSNorm(nn.Module):
         self.weight = mx.ones((width,))
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.weight * (x * mx.rsqrt(mx.mean(x * x, axis=-1, keepdims=True) + 1e-6))
+        wide = x.astype(mx.float32)  # in float16 the squares would overflow
+        scale = mx.rsqrt(mx.mean(wide * wide, axis=-1, keepdims=True) + 1e-6)
+        return self.weight * (wide * scale).astype(x.dtype)
 
 
 def rotate(x: mx.array, start: int, base: float) -> mx.array:
@@ -69,7 +71,7 @@ def rotate(x: mx.array, start: int, base: float) -> mx.array:
     angle = mx.arange(start, start + x.shape[2])[:, None] * rate  # (T, E / 2)
     cos, sin = mx.cos(angle), mx.sin(angle)
     a, b = x[..., :half], x[..., half:]
-    return mx.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    return mx.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
 
 class Attention(nn.Module):
@@ -101,7 +103,8 @@ class Attention(nn.Module):
         share = self.heads // self.kv_heads
         k, v = mx.repeat(k, share, axis=1), mx.repeat(v, share, axis=1)  # (B, H, S, E)
         scores = q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1])  # (B, H, T, S)
-        weights = mx.softmax(mx.where(self._hidden(tokens, k.shape[2]), -mx.inf, scores), axis=-1)
+        hidden = self._hidden(tokens, k.shape[2])
+        weights = mx.softmax(mx.where(hidden, -mx.inf, scores), axis=-1, precise=True)
         return self.output((weights @ v).swapaxes(1, 2).flatten(2))  # (B, T, D)
 
     def _hidden(self, tokens: int, seen: int) -> mx.array:
@@ -161,7 +164,7 @@ class AdvancedGPT(Neural):
         assert memory is None or isinstance(memory, KVCache), "a memory of another model"
         x = self.embed(ids)
         for layer, block in enumerate(self.blocks):
-            x = block(x, memory, layer)
+            x = self.block(block, x, memory, layer)
         if memory is not None:
             memory.advance(ids.shape[1])
         return self.norm(x)
