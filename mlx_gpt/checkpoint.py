@@ -222,10 +222,10 @@ def _size(path: Path) -> int:
 
 
 def _settings(kind: type[Settings], told: dict[str, Any]) -> Settings:
-    """Settings from JSON; unknown and missing names are errors, for a dropped setting is another model."""
+    """Settings from JSON. An unknown name is an error, for a dropped setting is another model; a missing one is of a
+    file older than the setting, whose default is what was done before there was a choice."""
     assert is_dataclass(kind)
-    names = {field.name for field in fields(kind)}
-    strange = sorted(names ^ told.keys())
+    strange = sorted(told.keys() - {field.name for field in fields(kind)})
     if strange:
-        raise SettingError(f"setting {strange[0]} is {'missing' if strange[0] in names else 'unknown'}")
+        raise SettingError(f"setting {strange[0]} is unknown")
     return kind(**told)

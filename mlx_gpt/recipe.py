@@ -141,6 +141,12 @@ class Descent(Recipe):
     clip: float = setting(1.0, "largest norm of the whole gradient; 0 means no limit", low=0.0, high=1e6)
     optimizer: str = setting("adamw", "optimiser of the hidden matrices", choices=("adamw", "muon"))
     momentum: float = setting(0.95, "Muon: memory of the gradient", low=0.0, high=0.9999)
+    row_memory: float = setting(
+        0.0,
+        "Muon: memory of the mean square of each row of a step, by which rows are evened out; 0 leaves them as they are",
+        low=0.0,
+        high=0.9999,
+    )
     adamw_share: float = setting(1.0, "with Muon: AdamW's learning rate as a share of the whole", low=1e-6, high=1e3)
     averaging: float = setting(
         0.0,

@@ -8,11 +8,14 @@ import mlx_gpt  # before MLX, so that it finds the tuned BLAS
 
 # isort: split
 import functools
+import json
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
 from mlx_gpt import stages, stories
@@ -50,6 +53,25 @@ class Silent:
 
     def stopping(self) -> int:
         return 0
+
+
+class Keeper(Silent):
+    """A report that keeps in memory, and asks to stop after given steps."""
+
+    def __init__(self, stop_after: int = 0, found: Kept | None = None) -> None:
+        super().__init__()
+        self.stop_after, self.last, self.steps = stop_after, found, 0
+
+    def keep(self, kept: Kept) -> None:
+        arrays = {name: np.array(array) for name, array in kept.arrays.items()}
+        self.last = Kept(arrays, json.loads(json.dumps(dict(kept.facts))))
+
+    def kept(self) -> Kept | None:
+        return self.last
+
+    def stopping(self) -> int:
+        self.steps += 1
+        return signal.SIGINT if self.steps == self.stop_after else 0
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -273,7 +273,6 @@ CARDS: dict[str, Change] = {
     "a learning rate that is none": sets("recipe", "learning_rate", to=float("nan")),
     "an optimiser nobody knows": sets("recipe", "optimizer", to="os.system"),
     "a recipe that does not divide": sets("recipe", "accumulate", to=7),
-    "a recipe with less": drops("recipe", "batch_size"),
     "a recipe with more": sets("recipe", "hook", to="x"),
     "no recipe": drops("recipe"),
     "a source that is none": sets("source", to=3),

@@ -68,8 +68,10 @@ def test_muon_follows_torch_step_by_step(shape: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("shape", [(8, 20), (20, 8), (6, 6)])
-def test_muon_follows_its_equations_in_numpy(shape: tuple[int, int]) -> None:
-    recipe = Descent(learning_rate=0.02, weight_decay=0.1, optimizer="muon", momentum=0.9)
+@pytest.mark.parametrize("row_memory", [0.0, 0.8])
+def test_muon_follows_its_equations_in_numpy(shape: tuple[int, int], row_memory: float) -> None:
+    recipe = Descent(learning_rate=0.02, weight_decay=0.1, optimizer="muon", momentum=0.9, row_memory=row_memory)
+    rows = np.zeros((shape[0], 1))
     weight, momentum = normal(*shape).astype(np.float64), np.zeros(shape)
     for step, (ours, _) in enumerate(steps(recipe, {"inner.weight": normal(*shape)}, 6)):
         g = gradients({"inner.weight": weight}, step)["inner.weight"].astype(np.float64)
@@ -81,6 +83,10 @@ def test_muon_follows_its_equations_in_numpy(shape: tuple[int, int]) -> None:
             gram = x @ x.T
             x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
         x = x.T if shape[0] > shape[1] else x
+        if row_memory:  # NorMuon: rows of even size, the matrix as long as before
+            rows = row_memory * rows + (1 - row_memory) * (x**2).mean(axis=1, keepdims=True)
+            even = x / np.sqrt(rows / (1 - row_memory ** (step + 1)))
+            x = even * np.linalg.norm(x) / np.linalg.norm(even)
         weight = weight * (1 - 0.02 * 0.1) - 0.02 * 0.2 * math.sqrt(max(shape)) * x
         assert np.allclose(ours["inner.weight"], weight, atol=2e-5), step
 
@@ -114,7 +120,7 @@ def test_muon_takes_the_hidden_matrices_and_adamw_the_rest() -> None:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_step_that_is_not_finite_leaves_every_bit_as_it_was(optimizer: str) -> None:
-    recipe = Descent(optimizer=optimizer, averaging=0.9)
+    recipe = Descent(optimizer=optimizer, averaging=0.9, row_memory=0.9)
     weights = {"inner.weight": mx.array(normal(4, 3)), "embed.weight": mx.array(normal(5, 3)), "bias": mx.ones(3)}
     state = optimizers.begin(recipe, weights)
     gradient = {name: mx.array(g) for name, g in gradients({n: np.array(w) for n, w in weights.items()}, 0).items()}

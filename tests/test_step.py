@@ -18,8 +18,7 @@ from mlx_gpt.corpus import Ahead, Corpus, Running, Shuffled
 from mlx_gpt.descent import precision
 from mlx_gpt.descent.step import WEIGHT, Step
 from mlx_gpt.errors import TrainingError
-from mlx_gpt.model import Kept
-from tests.conftest import Silent
+from tests.conftest import Keeper, Silent
 
 NEURAL = [number for number in stages.numbers() if number >= 5]
 LAYERED = [8, 9, 10, 11]
@@ -211,25 +210,6 @@ def test_what_goes_wrong_with_a_batch_is_raised_where_it_is_used() -> None:
     with pytest.raises(TrainingError, match="batch 3"):
         ahead.next()
     ahead.close()
-
-
-class Keeper(Silent):
-    """A report that keeps in memory, and asks to stop after given steps."""
-
-    def __init__(self, stop_after: int = 0, found: Kept | None = None) -> None:
-        super().__init__()
-        self.stop_after, self.last, self.steps = stop_after, found, 0
-
-    def keep(self, kept: Kept) -> None:
-        arrays = {name: np.array(array) for name, array in kept.arrays.items()}
-        self.last = Kept(arrays, dict(kept.facts))
-
-    def kept(self) -> Kept | None:
-        return self.last
-
-    def stopping(self) -> int:
-        self.steps += 1
-        return 2 if self.steps == self.stop_after else 0
 
 
 def test_repeated_poison_goes_back_halves_the_rate_and_then_gives_up(

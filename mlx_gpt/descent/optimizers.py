@@ -37,6 +37,8 @@ def begin(recipe: Descent, weights: Mapping[str, mx.array]) -> Tree:
     state: Tree = {"updates": mx.array(0.0)}
     for name in muon:
         state[f"momentum.{name}"] = mx.zeros(weights[name].shape)
+        if recipe.row_memory:
+            state[f"rows.{name}"] = mx.zeros((weights[name].shape[0], 1))
     for name in (name for names in adam for name in names):
         state[f"mean.{name}"] = mx.zeros(weights[name].shape)
         state[f"square.{name}"] = mx.zeros(weights[name].shape)
@@ -51,7 +53,8 @@ def update(
     """Weights and state after one step at learning rate `rate`; where `finite` is false, both as they were.
 
     AdamW: Loshchilov & Hutter 2019, with bias correction. Muon: Jordan et al. 2024 with Nesterov momentum, steps
-    scaled by 0.2 sqrt(max(rows, columns)) so that one learning rate serves both (Liu et al. 2025), decay decoupled.
+    scaled by 0.2 sqrt(max(rows, columns)) so that one learning rate serves both (Liu et al. 2025), decay decoupled;
+    with `row_memory` each row divided by the root of its running mean square (NorMuon, Li et al. 2025).
     """
     on = finite.astype(mx.float32)
     rate = rate * on
@@ -81,6 +84,13 @@ def update(
         after[f"momentum.{name}"] = momentum
         ahead[name] = gradient[name] + recipe.momentum * momentum
     for name, step in orthogonalised(ahead).items():
+        if recipe.row_memory:
+            square = (step * step).mean(axis=1, keepdims=True)  # (R, 1)
+            rows = mx.where(finite, mx.array(recipe.row_memory), 1) * state[f"rows.{name}"]
+            rows = rows + (1 - recipe.row_memory) * on * square
+            after[f"rows.{name}"] = rows
+            even = step / (mx.sqrt(rows) + EPSILON)  # what it lacks in its first steps falls out with the length
+            step = even * (mx.linalg.norm(step) / (mx.linalg.norm(even) + EPSILON))
         step = step * (0.2 * math.sqrt(max(step.shape)))
         moved[name] = weights[name] * (1 - rate * recipe.weight_decay) - rate * step
     if recipe.averaging:
