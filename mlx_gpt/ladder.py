@@ -44,8 +44,8 @@ def main(
     """Train all stages on one text and print the league table.
 
     Stages that are finished already, with these very settings, are left as they are: run it again after an
-    interruption and it goes on with the stage that was interrupted, from its beginning. Each stage trains in a
-    process of its own, so that its memory is measured alone.
+    interruption and it goes on where it stopped. Each stage trains in a process of its own, so that its memory is
+    measured alone.
     """
     from mlx_gpt import stages as ladder
     from mlx_gpt.errors import SettingError, TrainingError
@@ -58,7 +58,8 @@ def main(
     for number in _numbers(stages, ladder.numbers()):
         stage = ladder.stage(number)
         folder = runs / stage.run
-        if _finished(folder, data, preset, tokenizer, vocab_size, seed):
+        begun = _begun(folder, data, preset, tokenizer, vocab_size, seed)
+        if begun == "finished":
             click.secho(f"stage {number} {stage.name}: finished already", err=True, dim=True)
             continue
         command = [
@@ -69,9 +70,11 @@ def main(
             str(number),
             "--run",
             str(folder),
-            *shared,
+            *(["--resume"] if begun == "interrupted" else shared),
         ]
         status = subprocess.run(command, check=False).returncode
+        if status in (130, 143):
+            sys.exit(status)
         if status:
             raise TrainingError(f"stage {number} ended with exit code {status}; mend the cause and run this again")
     click.echo()
@@ -89,28 +92,26 @@ def _numbers(wanted: str, known: list[int]) -> list[int]:
     return [int(each) for each in chosen]
 
 
-def _finished(
-    folder: Path, data: tuple[str, ...], preset: str, tokenizer: str, vocab_size: int | None, seed: int
-) -> bool:
-    from mlx_gpt.checkpoint import MODEL, read_card
+def _begun(folder: Path, data: tuple[str, ...], preset: str, tokenizer: str, vocab_size: int | None, seed: int) -> str:
+    """How far a run with these very settings has come: "finished", "interrupted", or "" for none."""
+    from mlx_gpt.checkpoint import BEFORE, LAST, MODEL, read_card
     from mlx_gpt.errors import CheckpointError
     from mlx_gpt.train import VOCABULARY, absolute
 
-    if not (folder / MODEL).is_file():
-        return False
-    try:
-        card = read_card(folder)
-    except CheckpointError:
-        return False
-    source = card.source
     asked = (absolute(data), tokenizer, vocab_size or VOCABULARY[preset], preset, seed)
-    return card.finished and asked == (
-        source.paths,
-        source.tokenizer,
-        source.vocab_size,
-        card.preset,
-        card.recipe.seed,
-    )
+    for name in (MODEL, LAST, BEFORE):
+        try:
+            card = read_card(folder / name)
+        except CheckpointError:
+            continue
+        source = card.source
+        if asked != (source.paths, source.tokenizer, source.vocab_size, card.preset, card.recipe.seed):
+            return ""
+        if card.finished:
+            return "finished"
+        if name != MODEL:
+            return "interrupted"
+    return ""
 
 
 if __name__ == "__main__":

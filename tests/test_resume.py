@@ -236,3 +236,15 @@ def test_kill_9_at_any_moment_loses_nothing(story_file: Path, tmp_path: Path) ->
 @pytest.mark.slow
 def test_kill_9_two_hundred_times(story_file: Path, tmp_path: Path) -> None:
     kills(200, 2, story_file, tmp_path)
+
+
+def test_the_ladder_goes_on_where_it_stopped(story_file: Path, tmp_path: Path) -> None:
+    run = tmp_path / "11-m2-gpt"
+    child = process(*arguments(11, story_file, run))
+    wait_for(run / "samples.txt", child)
+    child.send_signal(signal.SIGTERM)
+    child.communicate(timeout=120)
+    ladder = ["--preset", "tiny", "--stages", "11", "--data", str(story_file), "--runs", str(tmp_path)]
+    command = [sys.executable, "-m", "mlx_gpt.ladder", *ladder]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0 and "going on after step" in result.stderr, result.stderr
