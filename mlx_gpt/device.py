@@ -12,6 +12,8 @@ from pathlib import Path
 
 from mlx_gpt.errors import SettingError
 
+GPU_SHARE, CPU_SHARE = 0.6, 0.75  # of the memory there is, for MLX's buffers
+
 _blas = ""
 
 
@@ -99,6 +101,22 @@ def peak_memory() -> int:
 def memory_of_machine() -> int:
     """Bytes of memory this machine has."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def room_to_compute() -> tuple[int, str]:
+    """Bytes that MLX's buffers may fill here, and in words what they are a share of.
+
+    The rest is for the system and other programs. On a GPU the share is of the working set that Metal recommends:
+    beyond it a command buffer fails, and Metal ends the process.
+    """
+    import mlx.core as mx
+
+    if mx.default_device() == mx.gpu:
+        told = mx.device_info(mx.gpu).get("max_recommended_working_set_size", 0)
+        if told:
+            return int(GPU_SHARE * int(told)), f"{GPU_SHARE:.0%} of the GPU's working set of {int(told) / 1e9:.1f} GB"
+    whole = memory_of_machine()
+    return int(CPU_SHARE * whole), f"{CPU_SHARE:.0%} of this machine's {whole / 1e9:.1f} GB"
 
 
 def give_back_memory() -> None:

@@ -25,8 +25,8 @@ class TrainingError(MlxGptError):
     """A training run that cannot go on, such as one whose loss is no longer a number."""
 
 
-class Stopped(Exception):
-    """A signal asked a training run to stop; everything it needs to go on is saved."""
+class Stopped(BaseException):
+    """A signal asked a run to stop. Like KeyboardInterrupt no error: whoever catches those must let it through."""
 
     def __init__(self, signal: int) -> None:
         super().__init__(f"stopped by signal {signal}")

@@ -24,16 +24,17 @@ class Memory(Protocol):
 class Window:
     """The last few token ids: all that a feed-forward model remembers."""
 
-    def __init__(self, batch: int, size: int) -> None:
+    def __init__(self, batch: int, size: int, nothing: int) -> None:
+        """`nothing` is the id that stands where no token has been read yet."""
         self.size = size
-        self.arrays = [mx.zeros((batch, 0), mx.int32)]  # (B, <= size)
+        self.arrays = [mx.full((batch, size), nothing, mx.int32)]  # (B, size)
 
     @property
     def room(self) -> int | None:
         return None
 
     def extend(self, ids: mx.array) -> mx.array:
-        """Ids (B, T) with the remembered ones in front (B, <= size + T); keeps the last `size` of them."""
+        """Ids (B, T) with the remembered ones in front (B, size + T); keeps the last `size` of them."""
         seen = mx.concatenate([self.arrays[0], ids.astype(mx.int32)], axis=1)
         self.arrays[0] = seen[:, max(0, seen.shape[1] - self.size) :]
         return seen

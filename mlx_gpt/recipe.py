@@ -127,14 +127,18 @@ class Descent(Recipe):
     )
     length: int = setting(0, "tokens in a training sequence; 0 means the whole context", low=0, high=1_048_576)
     learning_rate: float = setting(1e-3, "highest learning rate, reached after the warm-up", low=1e-9, high=100)
-    warmup: int = setting(40, "steps over which the learning rate rises from zero", low=0, high=10_000_000)
+    warmup: int = setting(
+        40, "steps over which the learning rate rises from zero, at most a quarter of --steps", low=0, high=10_000_000
+    )
     schedule: str = setting(
         "cosine",
         "how the learning rate falls: half a cosine, a line, or level and then a line",
         choices=("cosine", "linear", "wsd"),
     )
     decay_to: float = setting(0.1, "share of the learning rate left at the end", low=0.0, high=1.0)
-    decay_share: float = setting(0.2, "wsd: last part of the run, over which the rate falls", low=0.01, high=1.0)
+    decay_share: float = setting(
+        0.2, "wsd: last part of what follows the warm-up, over which the rate falls", low=0.01, high=1.0
+    )
     weight_decay: float = setting(0.1, "decoupled decay of the weight matrices", low=0.0, high=10.0)
     beta1: float = setting(0.9, "AdamW: memory of the gradient", low=0.0, high=0.9999)
     beta2: float = setting(0.95, "AdamW: memory of its square", low=0.0, high=0.999999)
@@ -143,14 +147,15 @@ class Descent(Recipe):
     momentum: float = setting(0.95, "Muon: memory of the gradient", low=0.0, high=0.9999)
     row_memory: float = setting(
         0.0,
-        "Muon: memory of the mean square of each row of a step, by which rows are evened out; 0 leaves them as they are",
+        "Muon: memory of the mean square of each row of a step, by which rows are evened out; 0 leaves them be",
         low=0.0,
         high=0.9999,
     )
     adamw_share: float = setting(1.0, "with Muon: AdamW's learning rate as a share of the whole", low=1e-6, high=1e3)
     averaging: float = setting(
         0.0,
-        "memory of the running average of the weights, which is judged and kept; 0 means none",
+        "memory of the running average of the weights, which is judged and kept: after n steps n / (n + 9), up to "
+        "this; 0 means none",
         low=0.0,
         high=0.99999,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import math
 import os
@@ -44,7 +45,11 @@ def prepare(folder: Path) -> Path:
     """
     folder = Path(os.path.abspath(folder))
     try:
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / LOG).is_file():
+        if (
+            folder.is_dir()
+            and not (folder / LOG).is_file()
+            and any(not path.name.startswith(".") for path in folder.iterdir())
+        ):
             raise SettingError(f"--run {folder}: holds other files and no run; name a new or an empty folder")
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / LOG).open("a"):
@@ -97,7 +102,9 @@ class Run:
         facts = {} if last is None else last.kept.facts
         self.best = float(facts.get("best", math.inf))
         self.before = float(facts.get("seconds", 0.0))  # seconds of training before this process
-        self.latest = Progress(int(facts.get("step", 0)), 1, math.nan, 0.0, 0, self.before)
+        tokens = int(facts.get("tokens", 0))
+        self.latest = Progress(int(facts.get("step", 0)), 1, math.nan, 0.0, tokens, self.before)
+        self.saved = 0  # step of the last save
         self.live = sys.stderr.isatty()
         self.bits_per_nat = _tokens_per_byte(corpus.train) / math.log(2)
 
@@ -105,6 +112,14 @@ class Run:
         self.stack = ExitStack()
         self.stack.enter_context(alone(self.folder))
         self.asked = self.stack.enter_context(Asked())
+        try:
+            self._begin()
+        except BaseException:
+            self.stack.close()
+            raise
+        return self
+
+    def _begin(self) -> None:
         sweep(self.folder)
         self.started = time.perf_counter()
         self.spoke = self.started
@@ -112,26 +127,21 @@ class Run:
         self.samples: BinaryIO = io.BytesIO()
         self.events: Events | None = None
         self.opened = False
-        if self.last is not None:
-            self._reopen(self.last)
-        return self
+        if self.last is not None:  # read again: before the lock was held, another process may have gone on
+            self._reopen(read_last(self.folder, self.notice))
+            self.last = None  # or the file that the next save replaces would stay mapped
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.log.close()
-        self.samples.close()
-        if self.events is not None:
-            self.events.close()
-        self.stack.close()
-        if kind is not None and (issubclass(kind, Stopped | KeyboardInterrupt)) and (self.folder / LAST).is_file():
+        if kind is not None and issubclass(kind, Stopped | KeyboardInterrupt) and self.opened:
             self._clear()
-            step = f" at step {self.latest.step:,}" if self.latest.step else ""
+            step = f"; saved at step {self.saved:,}" if self.saved else ""
             click.echo(f"stopped{step}; go on with: python -m mlx_gpt.train --resume {self._named()}", err=True)
+        self.stack.close()
 
     def _open(self) -> None:
         """Begin the folder's files with what was said so far; an earlier run is kept as <name>.previous."""
         if any((self.folder / name).is_file() for name in (MODEL, LAST)):
-            kept = self.folder.with_name(self.folder.name + ".previous")
-            shutil.rmtree(kept, ignore_errors=True)
+            kept = _room_for_previous(self.folder)
             self.folder.rename(kept)
             self.folder.mkdir()
             self.stack.enter_context(alone(self.folder))
@@ -141,6 +151,7 @@ class Run:
             (self.folder / name).write_bytes(told.getvalue())
         self._append()
         self.events = Events(self.folder, time.time())
+        self.stack.callback(self.events.close)
 
     def _reopen(self, last: Last) -> None:
         """Go on with the folder's files as they were at the last save: what came after it will come again."""
@@ -150,10 +161,13 @@ class Run:
             if path.stat().st_size > size:
                 os.truncate(path, size)
         self._append()
-        self.events = Events(self.folder, time.time(), int(last.kept.facts.get("step", 0)))
+        self.saved = int(last.kept.facts.get("step", 0))
+        self.events = Events(self.folder, time.time(), self.saved)
+        self.stack.callback(self.events.close)
+        self.asked.later = bool(last.kept.arrays)
 
     def _append(self) -> None:
-        self.log, self.samples = ((self.folder / name).open("ab") for name in (LOG, SAMPLES))
+        self.log, self.samples = (self.stack.enter_context((self.folder / name).open("ab")) for name in (LOG, SAMPLES))
         self.opened = True
 
     def notice(self, message: str) -> None:
@@ -207,6 +221,7 @@ class Run:
         card = Card(**{**vars(self.card), "step": int(kept.facts.get("step", 0))})
         notes = {"log": self.log.tell(), "samples": self.samples.tell()}
         checkpoint.keep(self.folder, kept, self.corpus.tokenizer, card, notes)
+        self.saved = card.step
 
     def kept(self) -> Kept | None:
         """The last save of this run."""
@@ -301,6 +316,22 @@ class Run:
             file.flush()
             if self.opened:
                 os.fsync(file.fileno())
+
+
+def _room_for_previous(folder: Path) -> Path:
+    """A free name beside a run's folder, for the run to be kept under; an earlier run there makes room.
+
+    Raises SettingError where that one is being trained.
+    """
+    for number in itertools.count(1):
+        place = folder.with_name(f"{folder.name}.previous{number if number > 1 else ''}")
+        if not place.exists():
+            return place
+        if any((place / name).is_file() for name in (LOG, LAST)):
+            with alone(place):
+                shutil.rmtree(place)
+            return place
+    raise AssertionError
 
 
 def _tokens_per_byte(text: Text) -> float:

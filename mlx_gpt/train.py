@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import sys
 from pathlib import Path
@@ -129,6 +130,9 @@ def _chosen(ctx: click.Context) -> Any:
 @click.option(
     "--resume", is_flag=True, help="Go on with the run of --run or --stage where it was stopped; needs nothing else."
 )
+@click.option(
+    "--dry-run", is_flag=True, help="Print what the run would take, memory, time and work, and write no run folder."
+)
 @click.pass_context
 def main(
     ctx: click.Context,
@@ -141,6 +145,7 @@ def main(
     split_seed: int,
     run: Path | None,
     resume: bool,
+    dry_run: bool,
     **settings: Any,
 ) -> None:
     """Train one stage and write its run folder: model.safetensors, log.jsonl, samples.txt, curve.png.
@@ -161,6 +166,8 @@ def main(
 
     if number is None and not (resume and run):
         raise SettingError("--stage N is missing: which stage to train, 1 to 11 (with --resume, --run DIR will do)")
+    if resume and dry_run:
+        raise SettingError("--dry-run with --resume: a run that was begun is planned no more; drop one of them")
     pick_device()
     if resume:
         folder = Path(os.path.abspath(RUNS / stages.stage(number or 0).run if run is None else run))
@@ -173,6 +180,9 @@ def main(
         for part in (chosen.config, chosen.recipe)
     )
     source = Source(absolute(data), tokenizer, vocab_size or VOCABULARY[preset], split_seed)
+    if dry_run:
+        _plan(stage, preset, config, recipe, source)
+        return
     folder = prepare(RUNS / stage.run if run is None else run)
     _notice(description())
     if slowness():
@@ -187,13 +197,17 @@ def _train(
     import mlx.core as mx
 
     from mlx_gpt.corpus import open_corpus
+    from mlx_gpt.descent.plan import require
     from mlx_gpt.errors import SettingError
+    from mlx_gpt.recipe import Descent
     from mlx_gpt.run import Run
 
     corpus = open_corpus(source, _notice)
     if last is not None and (corpus.digest, corpus.tokenizer.model) != (last.card.corpus, last.tokenizer.model):
         what = "the text" if corpus.digest != last.card.corpus else "the tokenizer"
         raise SettingError(f"--resume: {what} of {source} is no longer that of this run; start a new run")
+    if isinstance(recipe, Descent) and last is None:  # what was begun fitted then
+        require(functools.partial(stage.model, config, corpus.tokenizer.vocab_size), corpus, recipe)
     mx.random.seed(recipe.seed)
     model = stage.model(config, corpus.tokenizer.vocab_size)
     click.secho(
@@ -208,11 +222,36 @@ def _train(
         report.finish()
 
 
+def _plan(stage: Stage, preset: str, config: Settings, recipe: Recipe, source: Source) -> None:
+    """Print what a run would take."""
+    from mlx_gpt.corpus import open_corpus
+    from mlx_gpt.descent.plan import plan
+    from mlx_gpt.descent.planned import lines
+    from mlx_gpt.device import memory_of_machine
+    from mlx_gpt.recipe import Counting, Descent, size_in_bytes
+
+    _notice(description())
+    corpus = open_corpus(source, _notice)
+    click.secho(f"plan of stage {stage.number} {stage.name}, preset {preset}, on {source}", bold=True)
+    if isinstance(recipe, Descent):
+        build = functools.partial(stage.model, config, corpus.tokenizer.vocab_size)
+        for line in lines(plan(build, corpus, recipe)):
+            click.echo(line)
+    if isinstance(recipe, Counting):
+        limit = size_in_bytes(recipe.memory) or memory_of_machine() // 2
+        click.echo("parameters  not known before counting: one or two numbers for each n-gram that the text has")
+        click.echo(f"tokens      {corpus.train.tokens:,}, each counted once")
+        click.echo(
+            f"memory      at most {limit / 1e9:,.2f} GB (--memory, half of the machine's without it): a text that "
+            "needs more is counted in shards"
+        )
+
+
 def _go_on(ctx: click.Context, folder: Path, number: int | None) -> None:
     """Resume the run in a folder with its own settings; others on the command line are a mistake."""
     from mlx_gpt import stages
     from mlx_gpt.checkpoint import MODEL, read_card, read_last
-    from mlx_gpt.errors import SettingError
+    from mlx_gpt.errors import CheckpointError, SettingError
 
     last = read_last(folder, _notice)
     card = last.card
@@ -233,9 +272,11 @@ def _go_on(ctx: click.Context, folder: Path, number: int | None) -> None:
                 f"{option(name)} {value}: this run was started with {own[name]}, and a resumed run keeps its settings; "
                 "drop it, or start a new run"
             )
-    if (folder / MODEL).is_file() and read_card(folder).finished:
-        click.echo(f"{folder}: finished already, at step {read_card(folder).step:,}")
-        return
+    with contextlib.suppress(CheckpointError):  # a damaged model is no finished one: the end is made again
+        done = read_card(folder / MODEL)
+        if done.finished:
+            click.echo(f"{folder}: finished already, at step {done.step:,}")
+            return
     if "-" in card.source.paths:
         raise SettingError("--resume: this run was trained on standard input, which cannot be read again")
     _notice(description())

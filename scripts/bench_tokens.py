@@ -50,7 +50,7 @@ class Watch:
     def validated(self, model: LanguageModel, step: int, bits_per_byte: float) -> None:
         started = time.perf_counter()
         windows = measure(model, self.text)
-        point = {
+        point: dict[str, float] = {
             "tokens": step * self.tokens_a_step,
             "nats_in_blocks": block_nats(model, self.text, SMALL["context"]),
             "nats_in_windows": float(windows.nats.sum()) / windows.tokens,
@@ -112,7 +112,7 @@ def trained(number: int, corpus: Corpus, config: dict[str, Any], recipe: dict[st
 @click.option("--data", required=True, multiple=True, help="Text with its own train and valid files, or any text.")
 @click.option("--stage", default=11, show_default=True, type=click.IntRange(5, 11), help="Stage to train.")
 @click.option("--steps", default=2_000, show_default=True, help="Steps of 12 sequences of 64 characters.")
-@click.option("--every", default=83, show_default=True, help="Steps between two looks.")
+@click.option("--every", default=333, show_default=True, help="Steps between two looks.")
 @click.option("--seeds", default=5, show_default=True, help="Runs, each with a seed of its own.")
 @click.option("--first-seed", default=0, show_default=True)
 @click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="A setting of config or recipe, changed.")

@@ -25,7 +25,7 @@ class Counting:
         self.context = context
 
     def memory(self, batch: int = 1) -> Memory:
-        return Window(batch, 3) if self.context is None else Transcript(batch, self.context)
+        return Window(batch, 3, 0) if self.context is None else Transcript(batch, self.context)
 
     def score(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         assert self.context is None or ids.shape[1] - 1 <= self.context

@@ -151,6 +151,11 @@ def test_a_cosine_rises_and_falls_as_the_recipe_says() -> None:
     assert learning_rate(recipe, 110) == pytest.approx(0.1)
 
 
+def test_a_warm_up_takes_a_quarter_of_a_run_at_most() -> None:
+    recipe = Descent(steps=20, warmup=500, learning_rate=1.0, decay_to=0.0, schedule="linear")
+    assert [learning_rate(recipe, step) for step in (0, 4, 5, 20)] == pytest.approx([0.2, 1.0, 1.0, 0.0])
+
+
 def test_a_line_falls_evenly_and_wsd_stays_level_first() -> None:
     line = Descent(steps=100, warmup=0, learning_rate=2.0, decay_to=0.0, schedule="linear")
     assert [learning_rate(line, step) for step in (0, 50, 75, 100)] == pytest.approx([2.0, 1.0, 0.5, 0.0])
@@ -160,6 +165,6 @@ def test_a_line_falls_evenly_and_wsd_stays_level_first() -> None:
 
 def test_by_the_clock_the_same_way_down_follows_the_share_of_the_time() -> None:
     recipe = Descent(steps=5, warmup=2, learning_rate=1.0, decay_to=0.0, schedule="linear", minutes=1.0)
-    assert learning_rate(recipe, 0, 0.9) == pytest.approx(0.5)  # the warm-up is counted in steps
+    assert learning_rate(recipe, 0, 0.5) == pytest.approx(0.25)  # half way up, counted in steps, and half way down
     assert learning_rate(recipe, 1_000, 0.25) == pytest.approx(0.75)
     assert learning_rate(recipe, 1_000, 1.5) == 0.0

@@ -157,6 +157,57 @@ def test_a_resume_needs_no_more_and_takes_no_other_settings(whole: Path, story_f
     assert {path: path.read_bytes() for path in whole.iterdir() if path.is_file()} == before
 
 
+def test_a_run_that_was_resumed_is_stopped_as_well_as_a_fresh_one(story_file: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    seldom = ("--preset", "tiny", "--steps", "100000", "--keep-every", "3600", "--evaluate-every", "50000")
+    words = ["--stage", "5", "--data", str(story_file), "--run", str(run), *seldom]
+    reached = []
+    for _ in range(2):
+        child = process(*words)
+        before = (run / "log.jsonl").stat().st_size if (run / "log.jsonl").exists() else 0
+        until = time.monotonic() + 60
+        while time.monotonic() < until and not (run / "log.jsonl").exists():
+            time.sleep(0.01)
+        while time.monotonic() < until and (run / "log.jsonl").stat().st_size <= before + 2_000:
+            time.sleep(0.01)
+        child.send_signal(signal.SIGINT)
+        _, said = child.communicate(timeout=60)
+        assert child.returncode == 130 and "Traceback" not in said, said
+        reached.append(checkpoint.read_last(run, print).card.step)
+        assert f"saved at step {reached[-1]:,}" in said
+        words = ["--resume", "--run", str(run)]
+    assert 0 < reached[0] < reached[1]
+
+
+def test_a_folder_that_is_no_run_is_never_cleared_away(story_file: Path, tmp_path: Path) -> None:
+    run, other = tmp_path / "run", tmp_path / "run.previous"
+    other.mkdir()
+    (other / "letter.txt").write_text("precious")
+    for _ in range(3):
+        assert walk("train", *arguments(1, story_file, run)).exit_code == 0
+    assert (other / "letter.txt").read_text() == "precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.previous", "run.previous2"]
+
+
+def test_what_a_kill_left_in_an_empty_folder_is_no_obstacle(story_file: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".lock").write_text("1")
+    (run / ".log.jsonl.1.part").write_text("")
+    assert walk("train", *arguments(1, story_file, run)).exit_code == 0
+
+
+def test_a_damaged_model_is_made_again_from_the_last_save(story_file: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert walk("train", *arguments(11, story_file, run, "--steps", "10")).exit_code == 0
+    wanted = checkpoint.load(run).model.arrays()
+    (run / "model.safetensors").write_bytes(b"nonsense")
+    result = walk("train", "--resume", "--run", run)
+    assert result.exit_code == 0, result.output
+    found = checkpoint.load(run).model.arrays()
+    assert all(mx.array_equal(wanted[name], found[name]).item() for name in wanted)
+
+
 @pytest.mark.parametrize("number", [4, 11])
 def test_a_resume_on_another_text_is_refused(number: int, story_file: Path, tmp_path: Path) -> None:
     text, run = tmp_path / "text.txt", tmp_path / "run"

@@ -92,8 +92,11 @@ def _written_out(h: mx.array, weight: mx.array, bias: mx.array, target: mx.array
 def _fused(h: mx.array, weight: mx.array, bias: mx.array, target: mx.array) -> tuple[mx.array, ...]:
     """The same by MLX's kernel, which on a GPU reads the logits once each way."""
 
+    # in float16 small probabilities must not vanish, nor a column's sum over the chunk overflow
+    scale = 2.0**15 / max(target.size, 2**9) if h.dtype == mx.float16 else 1.0
+
     def nats(h: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
-        return mx.fast.cross_entropy(_logits(h, weight, bias), target).sum()
+        return mx.fast.cross_entropy(_logits(h, weight, bias), target).sum() * scale
 
     total, gradients = mx.value_and_grad(nats, argnums=(0, 1, 2))(h, weight, bias)
-    return total, *(gradient.astype(mx.float32) for gradient in gradients)
+    return total * (1 / scale), *(gradient.astype(mx.float32) * (1 / scale) for gradient in gradients)

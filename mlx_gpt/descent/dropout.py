@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -81,4 +81,4 @@ def through(block: nn.Module, x: mx.array, *rest: Any, again: bool) -> mx.array:
         down = mx.depends([down], gradients)[0]  # and the next block for this one's weights, else all insides pile up
         return mx.zeros_like(key), down, *gradients
 
-    return outer(key, x, *arrays)
+    return cast(mx.array, outer(key, x, *arrays))

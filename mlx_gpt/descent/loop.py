@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 VALIDATED = 20_000  # tokens of the validation text read at each look
 REPORTED = 10  # steps between two reports of progress
-FORGIVEN = {"fp32": 3, "bf16": 3, "fp16": 20}  # steps in a row that may not be finite: a loss scale needs some to fall
+FORGIVEN = {"fp32": 3, "bf16": 3, "fp16": 30}  # steps in a row that may not be finite: a loss scale needs some to fall
 RETURNS = 3  # times a run goes back to its last save before it gives up
 BEST = "best."
 NONE_YET = 1e9  # bits per byte: JSON has no infinity
@@ -43,6 +44,7 @@ class Standing:
     seconds: float = 0.0
     best: float = NONE_YET  # bits per byte on the validation text
     looked: int = 0  # step of the last look
+    tokens: int = 0  # read so far
 
 
 def descend(model: Neural, corpus: Corpus, recipe: Descent, report: Report) -> None:
@@ -90,6 +92,7 @@ class _Loop:
         self.started = time.perf_counter() - self.at.seconds
         self.kept = time.perf_counter()
         self.look_seconds = 0.0
+        self.bad = 0.0  # steps in a row that were not finite, as far as read
 
     def run(self) -> None:
         if not self.at.step:
@@ -106,10 +109,12 @@ class _Loop:
                 sound = waiting is None or self._read(*waiting)
                 waiting = self.at.step, rate, figures
                 signal = self.report.stopping()
-                look = self.at.step % self.recipe.evaluate_every == 0
+                # by the clock, one look early: how long the last one takes must be known before it is due
+                early = bool(self.recipe.minutes) and not self.look_seconds and self.at.step % REPORTED == 0
+                look = self.at.step % self.recipe.evaluate_every == 0 or early
                 save = bool(signal) or look or time.perf_counter() - self.kept > self.recipe.keep_every
                 if sound and (save or self._over()):
-                    sound, waiting = self._read(*waiting), None
+                    sound, waiting = self._read(*waiting, last=self._over()), None
                 if not sound:
                     ahead.close()
                     self._return()
@@ -117,15 +122,19 @@ class _Loop:
                     continue
                 if look:
                     self._look()
-                if save:
+                if save and not self.bad:  # in the midst of a bad stretch the weights may be what is bad
                     self._keep()
                 if signal:
                     raise Stopped(signal)
         finally:
             ahead.close()
-        if self.at.looked != self.at.step:
+        if waiting is not None:
+            self._read(*waiting, last=True)
+        if self.at.looked != self.at.step or not self.best:
             self._look()
-        self._keep()
+            self._keep()
+        if self.report.stopping():
+            raise Stopped(self.report.stopping())
         self._fill(self.best)
         if self.recipe.compiled:
             traces = ", ".join(f"{what} {count}" for what, count in self.step.traces.items())
@@ -138,7 +147,9 @@ class _Loop:
         return time.perf_counter() - self.started
 
     def _share(self) -> float | None:
-        return self._seconds() / (60 * self.recipe.minutes) if self.recipe.minutes else None
+        if not self.recipe.minutes:
+            return None
+        return self._seconds() / max(1e-9, 60 * self.recipe.minutes - self.look_seconds)
 
     def _over(self) -> bool:
         """Whether the steps, or the minutes without those of the last look, are used up."""
@@ -146,16 +157,16 @@ class _Loop:
             return self.at.step >= self.recipe.steps
         return self.at.step > 0 and self._seconds() + self.look_seconds >= 60 * self.recipe.minutes
 
-    def _read(self, step: int, rate: float, figures: Figures) -> bool:
+    def _read(self, step: int, rate: float, figures: Figures, last: bool = False) -> bool:
         """Report a step; False when too many in a row were not finite."""
-        bad = float(np.array(figures.bad))
-        if step % REPORTED == 0 or step == 1 or step == self.recipe.steps:
+        self.bad = float(np.array(figures.bad))
+        if step % REPORTED == 0 or step == 1 or last:
             seconds = self._seconds()
             share = self._share()
             steps = self.recipe.steps if share is None else max(step, round(step / max(share, 1e-9)))
             loss, norm, scale = (float(np.array(each)) for each in (figures.loss, figures.norm, figures.scale))
             self.report.progress(Progress(step, steps, loss, rate, step * self.tokens, seconds, norm, scale))
-        return bad < FORGIVEN[self.at.precision]
+        return self.bad < FORGIVEN[self.at.precision]
 
     def _look(self) -> None:
         """Score the validation text and remember the weights if they did best."""
@@ -166,6 +177,7 @@ class _Loop:
             return self.step.score(weights, ids, memory)
 
         bits = measure(self.model, self.looked_at, score).bits_per_byte
+        bits = bits if math.isfinite(bits) else NONE_YET
         if bits < self.at.best or not self.best:
             self.at.best, self.best = bits, weights
         self.at.looked = self.at.step
@@ -175,7 +187,7 @@ class _Loop:
         self.look_seconds = time.perf_counter() - started
 
     def _keep(self) -> None:
-        self.at.seconds = self._seconds()
+        self.at.seconds, self.at.tokens = self._seconds(), self.at.step * self.tokens
         self.report.keep(
             Kept({**self.state, **{BEST + name: array for name, array in self.best.items()}}, asdict(self.at))
         )
@@ -193,6 +205,7 @@ class _Loop:
         self.at = _standing(kept)
         self._restore(kept)
         self.at.returns, self.at.skipped = returns, passed - self.at.step
+        self.state["bad"], self.bad = mx.array(0.0), 0.0
         self.report.notice(f"{why}: back to step {self.at.step} with half the learning rate")
 
     def _restore(self, kept: Kept) -> None:
@@ -254,6 +267,8 @@ def sequence_length(model: Neural, recipe: Descent) -> int:
         raise SettingError(f"--length {length}: longer than --context {model.context}; shorten one or widen the other")
     if recipe.recompute and "blocks" not in model:
         raise SettingError("--recompute: this stage has no blocks to compute again; drop it")
+    if recipe.running and not all(mx.issubdtype(held.dtype, mx.floating) for held in model.memory().arrays):
+        raise SettingError("--running: only a memory of vectors can be passed on; drop it for this stage")
     if recipe.running and model.context is not None:
         raise SettingError("--running: only a memory without an end can be passed on; drop it for this stage")
     return length

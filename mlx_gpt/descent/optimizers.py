@@ -98,7 +98,7 @@ def update(
         share = mx.minimum(recipe.averaging, after["updates"] / (after["updates"] + 9))
         for name, weight in moved.items():
             average = state[f"average.{name}"]
-            after[f"average.{name}"] = average + on * (1 - share) * (weight - average)
+            after[f"average.{name}"] = mx.where(finite, average + (1 - share) * (weight - average), average)
     return moved, after
 
 

@@ -16,10 +16,11 @@ def learning_rate(recipe: Descent, step: int, share: float | None = None) -> flo
 
     share  of the run that is over, 0 to 1; by default of its steps, with a time budget of its minutes
     """
-    if step < recipe.warmup:
-        return recipe.learning_rate * (step + 1) / recipe.warmup
-    gone = min(1.0, (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup) if share is None else share)
+    warmup = recipe.warmup if share is not None else min(recipe.warmup, recipe.steps // 4)
+    risen = min(1.0, (step + 1) / max(1, warmup))
+    gone = max(0, step - warmup) / max(1, recipe.steps - warmup) if share is None else share
+    gone = min(1.0, gone)
     if recipe.schedule == "wsd":
         gone = max(0.0, 1 - (1 - gone) / recipe.decay_share)
     left = 0.5 * (1 + math.cos(math.pi * gone)) if recipe.schedule == "cosine" else 1 - gone
-    return recipe.learning_rate * (recipe.decay_to + (1 - recipe.decay_to) * left)
+    return recipe.learning_rate * risen * (recipe.decay_to + (1 - recipe.decay_to) * left)

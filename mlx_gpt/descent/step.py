@@ -46,6 +46,8 @@ class Step:
         self.targets = recipe.batch_size * length
         self.rows = recipe.batch_size // recipe.accumulate
         self.traces = {"training": 0, "evaluation": 0}
+        if recipe.accumulate > 1:
+            self.traces["update"] = 0
         compiled: Callable[..., Callable[..., Any]] = mx.compile if recipe.compiled else lambda f: f
         self._whole = compiled(self._step)
         self._part, self._end = compiled(self._gradient), compiled(self._update)
@@ -127,6 +129,7 @@ class Step:
         return {name: gradient[name] + g for name, g in own.items()}, {**told, "nats": nats + told["nats"]}
 
     def _update(self, state: Tree, gradient: Tree, nats: mx.array, rate: mx.array, carried: Tree) -> tuple[Tree, Tree]:
+        self.traces["update"] += 1
         return self._moved(state, gradient, nats, rate, carried)
 
     def _differentiated(self, state: Tree, key: mx.array, ids: mx.array) -> tuple[Tree, Tree]:
@@ -140,7 +143,7 @@ class Step:
             memory = None
             if names:
                 memory = self.model.memory(ids.shape[0])
-                memory.arrays = [state[name].astype(dtype) for name in names]
+                memory.arrays = [state[name] for name in names]
             with keyed(key):
                 nats, penalty = self.model.loss(ids, memory, self.recipe.loss_chunk)
             told = {"nats": mx.stop_gradient(nats)}
@@ -170,7 +173,8 @@ class Step:
         )
         after = {WEIGHT + name: weight for name, weight in weights.items()}
         after |= {OPTIMIZER + name: array for name, array in memory.items()}
-        after |= {name: mx.where(finite, array, 0) for name, array in carried.items()}
+        # a gradient that overflowed says nothing against what was read
+        after |= {name: mx.where(mx.isfinite(nats), array, 0) for name, array in carried.items()}
         after["scale"], after["calm"] = next_scale(self.precision, state["scale"], state["calm"], finite)
         after["bad"] = mx.where(finite, 0, state["bad"] + 1)
         figures = {"loss": nats * (1 / self.targets), "norm": norm, "scale": state["scale"], "bad": after["bad"]}

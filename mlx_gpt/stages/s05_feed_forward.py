@@ -45,17 +45,14 @@ class FeedForward(Neural):
         self.output_head = nn.Linear(seen + config.hidden, vocab_size)
 
     def memory(self, batch: int = 1) -> Memory:
-        return Window(batch, self.order - 1)
+        return Window(batch, self.order - 1, self.vocab_size)
 
     def hidden(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         """[x; tanh(d + H x)] for each position, (B, T) -> (B, T, D)."""
         window = self.memory(ids.shape[0]) if memory is None else memory
         assert isinstance(window, Window), "a memory of another model"
         tokens, places = ids.shape[1], self.order - 1
-        seen = window.extend(ids)[:, -(tokens + places - 1) :]
-        missing = tokens + places - 1 - seen.shape[1]
-        nothing = mx.full((ids.shape[0], missing), self.vocab_size, mx.int32)
-        vectors = self.embed(mx.concatenate([nothing, seen], axis=1))  # (B, T + N - 2, width)
+        vectors = self.embed(window.extend(ids)[:, 1:])  # (B, T + N - 2, width)
         x = mx.concatenate([vectors[:, place : place + tokens] for place in range(places)], axis=-1)
         return mx.concatenate([x, mx.tanh(self.inner(x))], axis=-1)
 
