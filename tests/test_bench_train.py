@@ -39,6 +39,7 @@ def test_without_a_text_the_time_to_a_loss_is_left_out_in_a_line(tmp_path: Path)
     assert "left out" in measured(tmp_path, "time")["time"]["skipped"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="needs torch")
 def test_every_neural_stage_is_held_against_torch(tmp_path: Path) -> None:
     found = measured(tmp_path, "stages")["stages"]
