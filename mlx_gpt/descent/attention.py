@@ -9,13 +9,13 @@ B batch, H heads, K heads of keys and values, G = H / K, T queries, S keys, E nu
 
 from __future__ import annotations
 
-import math
 from typing import cast
 
 import mlx.core as mx
 
+from mlx_gpt.descent.exponential import LOG2_E, exp2
+
 BLOCK = 128  # queries whose scores exist at one time
-LOG2_E = math.log2(math.e)
 
 
 def attention(q: mx.array, k: mx.array, v: mx.array, window: int = 0) -> mx.array:
@@ -61,7 +61,7 @@ def _in_blocks(q: mx.array, k: mx.array, v: mx.array, window: int) -> mx.array:
                 q = mx.depends([q], [found[-1]])[0]
             s = scores(q, k, start, stop)
             highest = s.max(axis=-1, keepdims=True)
-            p = mx.power(mx.array(2.0), s - highest)
+            p = exp2(s - highest)
             mass = p.sum(axis=-1, keepdims=True)
             out = ((p.astype(v.dtype) @ v[:, :, places(start, stop)]).astype(mx.float32) / mass).astype(v.dtype)
             found.append(mx.unflatten(out, 2, (share, -1)).flatten(1, 2))
@@ -80,7 +80,7 @@ def _in_blocks(q: mx.array, k: mx.array, v: mx.array, window: int) -> mx.array:
             if d_q:
                 q = mx.depends([q], [d_q[-1], d_k, d_v])[0]
             at, own = places(start, stop), slice(share * start, share * stop)
-            p = mx.power(mx.array(2.0), scores(q, k, start, stop) - outputs[1][:, :, own])
+            p = exp2(scores(q, k, start, stop) - outputs[1][:, :, own])
             d = rows(d_out, start, stop)
             d_s = p * (d @ v[:, :, at].swapaxes(2, 3) - rows(inner, start, stop)) * scale
             d_s = d_s.astype(q.dtype)

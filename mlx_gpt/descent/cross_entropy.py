@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import cast
 
 import mlx.core as mx
 
-LOG2_E = math.log2(math.e)
+from mlx_gpt.descent.exponential import LOG2_E, exp2
+
+
+def logits_of(hidden: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
+    """hidden (..., D) under weight (V, D) and bias (V,) -> (..., V); a bias of no numbers is none."""
+    return hidden @ weight.T if bias is None or not bias.size else mx.addmm(bias, hidden, weight.T)
 
 
 def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
@@ -31,7 +35,7 @@ def nats_in_chunks(
         h = hidden[start : start + chunk]
         if parts:  # else MLX would be free to make the logits of all chunks first
             h = mx.depends([h], [parts[-1]])[0]
-        parts.append(cross_entropy(_logits(h, weight, bias), targets[start : start + chunk]))
+        parts.append(cross_entropy(logits_of(h, weight, bias), targets[start : start + chunk]))
     return mx.concatenate(parts)
 
 
@@ -69,16 +73,12 @@ def chunked_cross_entropy(
     return cast("tuple[mx.array, ...]", summed(hidden, weight, nothing if bias is None else bias))[0]
 
 
-def _logits(hidden: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
-    return hidden @ weight.T if bias is None or not bias.size else mx.addmm(bias, hidden, weight.T)
-
-
 def _written_out(h: mx.array, weight: mx.array, bias: mx.array, target: mx.array) -> tuple[mx.array, ...]:
     """The loss of a chunk and its gradients in h, weight and bias, in float32: each exponential is taken once."""
     h, weight = h.astype(mx.float32), weight.astype(mx.float32)
-    logits = _logits(h, weight, bias)  # (c, V)
+    logits = logits_of(h, weight, bias)  # (c, V)
     highest = logits.max(axis=-1, keepdims=True)
-    exp = mx.power(mx.array(2.0), (logits - highest) * LOG2_E)  # what MLX's CPU does sooner than exp
+    exp = exp2((logits - highest) * LOG2_E)
     mass = exp.sum(axis=-1, keepdims=True)
     nats = (mx.log(mass) + highest - mx.take_along_axis(logits, target[:, None], axis=-1)).sum()
     # p = exp / mass; the division is of the small sides of the products, never of the table
@@ -96,7 +96,7 @@ def _fused(h: mx.array, weight: mx.array, bias: mx.array, target: mx.array) -> t
     scale = 2.0**15 / max(target.size, 2**9) if h.dtype == mx.float16 else 1.0
 
     def nats(h: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
-        return mx.fast.cross_entropy(_logits(h, weight, bias), target).sum() * scale
+        return mx.fast.cross_entropy(logits_of(h, weight, bias), target).sum() * scale
 
     total, gradients = mx.value_and_grad(nats, argnums=(0, 1, 2))(h, weight, bias)
     return total * (1 / scale), *(gradient.astype(mx.float32) * (1 / scale) for gradient in gradients)

@@ -12,7 +12,7 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_gpt.corpus import Corpus
-from mlx_gpt.descent.cross_entropy import chunked_cross_entropy, cross_entropy, nats_in_chunks
+from mlx_gpt.descent.cross_entropy import chunked_cross_entropy, cross_entropy, logits_of, nats_in_chunks
 from mlx_gpt.descent.dropout import through
 from mlx_gpt.descent.loop import descend
 from mlx_gpt.errors import CheckpointError, SettingError
@@ -49,8 +49,7 @@ class Neural(nn.Module):
 
     def logits(self, hidden: mx.array) -> mx.array:
         """(..., D) -> (..., V)."""
-        weight, bias = self.head()
-        return hidden @ weight.T if bias is None else mx.addmm(bias, hidden, weight.T)
+        return logits_of(hidden, *self.head())
 
     def loss(self, ids: mx.array, memory: Memory | None, chunk: int) -> tuple[mx.array, mx.array]:
         """The summed nats of the targets of a batch (B, T + 1), at most `chunk` positions' logits at a time, and
@@ -88,18 +87,10 @@ class Neural(nn.Module):
         self._check(ids, ids.shape[-1] - 1, memory)
         if ids.shape[1] == 1:
             return mx.zeros((ids.shape[0], 0))
-        hidden = self.hidden(ids[:, :-1], memory)
-        flat, targets = hidden.reshape(-1, hidden.shape[-1]), ids[:, 1:].reshape(-1)
-        step = max(1, SCORED // self.vocab_size)
-        parts = []
-        for start in range(0, targets.size, step):
-            part = slice(start, start + step)
-            parts.append(-cross_entropy(self.logits(flat[part]), targets[part]))
-            mx.eval(parts[-1])
-        return mx.concatenate(parts).reshape(ids.shape[0], -1)
+        return self.score_unchecked(ids, memory)
 
-    def score_in_one_graph(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
-        """As `score`, for ids known to be sound and without a look at any value, so that it can be compiled."""
+    def score_unchecked(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
+        """As `score`, for ids known to be sound: no value is looked at, so that it can be compiled."""
         hidden = self.hidden(ids[:, :-1], memory)
         flat, targets = hidden.reshape(-1, hidden.shape[-1]), ids[:, 1:].reshape(-1)
         nats = nats_in_chunks(flat, *self.head(), targets, max(1, SCORED // self.vocab_size))

@@ -13,7 +13,6 @@ import time
 import mlx.core as mx
 
 TYPES = {"fp32": mx.float32, "bf16": mx.bfloat16, "fp16": mx.float16}
-PRECISIONS = (*TYPES, "auto")
 FIRST_SCALE, LARGEST_SCALE = 2.0**16, 2.0**24
 PATIENCE = 500  # steps without an overflow before the scale doubles
 WORTH = 0.9  # share of float32's time that another format must beat to be picked

@@ -13,14 +13,14 @@ vector c are in float32 whatever that is.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-LOG2_E = math.log2(math.e)
+from mlx_gpt.descent.exponential import LOG2_E, exp2
+
 SMALLEST = 1e-30  # where an output gate counts as shut
 THREADS = 256  # of a Metal thread group
 
@@ -148,7 +148,7 @@ def written_out(width: int) -> Callable[[mx.array, mx.array], tuple[mx.array, mx
     slope, rate, drop = _slopes(width)
 
     def cell(z: mx.array, c: mx.array) -> tuple[mx.array, mx.array, mx.array]:
-        gates = slope / (1 + mx.power(2.0, z.astype(mx.float32) * rate)) - drop
+        gates = slope / (1 + exp2(z.astype(mx.float32) * rate)) - drop
         i, f, g, o = mx.split(gates, 4, axis=-1)
         c = f * c + i * g
         return (o * mx.tanh(c)).astype(z.dtype), c, gates.astype(z.dtype)

@@ -187,7 +187,7 @@ class Step:
         if arrays:
             memory = self.model.memory(ids.shape[0])
             memory.arrays = list(arrays)
-        logprobs = self.model.score_in_one_graph(ids, memory)
+        logprobs = self.model.score_unchecked(ids, memory)
         return logprobs, [] if memory is None else memory.arrays
 
     def _fill(self, weights: Tree, dtype: mx.Dtype, training: bool) -> None:

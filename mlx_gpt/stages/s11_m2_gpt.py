@@ -14,7 +14,6 @@ Muon (Jordan et al. 2024; Liu et al. 2025). Weights move between stages 10 and 1
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +22,7 @@ import mlx.nn as nn
 
 from mlx_gpt.descent import Neural
 from mlx_gpt.descent.attention import attention
+from mlx_gpt.descent.exponential import sigmoid
 from mlx_gpt.errors import SettingError
 from mlx_gpt.memory import KVCache, Memory
 from mlx_gpt.model import Preset, Stage
@@ -88,20 +88,15 @@ class Attention(nn.Module):
 @mx.custom_function
 def gated(gate: mx.array, x: mx.array) -> mx.array:
     """silu(gate) * x. Its backward pass makes the sigmoid again: only gate and x are kept."""
-    return gate * _sigmoid(gate) * x
+    return gate * sigmoid(gate) * x
 
 
 @gated.vjp
 def _gated_back(primals: tuple[mx.array, mx.array], cotangent: mx.array, output: mx.array) -> tuple[mx.array, mx.array]:
     gate, x = primals
-    open_ = _sigmoid(gate)
+    open_ = sigmoid(gate)
     silu = gate * open_
     return cotangent * x * (open_ + silu * (1 - open_)), cotangent * silu
-
-
-def _sigmoid(x: mx.array) -> mx.array:
-    """1 / (1 + e^-x), by the exponential that MLX's CPU does soonest."""
-    return 1 / (1 + mx.power(2.0, x * -math.log2(math.e)))
 
 
 class Block(nn.Module):
