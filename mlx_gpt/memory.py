@@ -5,6 +5,7 @@ B batch, T tokens, C context, H heads, E width of one head, L layers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import mlx.core as mx
@@ -85,16 +86,22 @@ class Transcript:
 class KVCache:
     """The keys and values of every token so far, layer by layer: a GPT's memory, grown in place.
 
-    Layer l holds keys at arrays[2 l] and values at arrays[2 l + 1], each (B, H, capacity, E).
+    Layer l holds keys at arrays[2 l] and values at arrays[2 l + 1], each (B, H, capacity, E). Behind those of all
+    layers may stand tails (B, K, D): the last K tokens at places where the model convolves.
     """
 
     step = 64
 
-    def __init__(self, batch: int, layers: int, heads: int, head_width: int, context: int) -> None:
+    def __init__(
+        self, batch: int, layers: int, heads: int, head_width: int, context: int, tails: Sequence[tuple[int, int]] = ()
+    ) -> None:
+        """`tails` gives K and D of each; before the first token they are zero."""
         self.context = context
         self.length = 0
         shape = (batch, heads, min(self.step, context), head_width)
         self.arrays = [mx.zeros(shape) for _ in range(2 * layers)]
+        self._first_tail = len(self.arrays)
+        self.arrays += [mx.zeros((batch, *tail)) for tail in tails]
 
     @property
     def room(self) -> int | None:
@@ -115,6 +122,14 @@ class KVCache:
             held[:, :, self.length : stop, :] = new
             self.arrays[at] = held
         return self.arrays[2 * layer][:, :, :stop, :], self.arrays[2 * layer + 1][:, :, :stop, :]
+
+    def behind(self, place: int, x: mx.array) -> mx.array:
+        """x (B, T, D) with tail `place` in front (B, K + T, D); keeps the last K of them as the new tail."""
+        at = self._first_tail + place
+        tail = self.arrays[at]
+        seen = mx.concatenate([tail.astype(x.dtype), x], axis=1)
+        self.arrays[at] = seen[:, seen.shape[1] - tail.shape[1] :]
+        return seen
 
     def advance(self, tokens: int) -> None:
         """Count `tokens` more as remembered."""

@@ -2,8 +2,8 @@
 
 Stage 11 at the size and batch of nanoGPT's small setting, by several seeds, scored on all held-out text (validation
 and test) at given counts of tokens, in two ways: in disjoint blocks of the context's length, as nanoGPT does (contexts
-of 1 to 64 characters), and as this project does (half-overlapping windows). At the end the n-gram of stage 4 on the
-same text, and what the two reach together when their probabilities are mixed.
+of 1 to 64 characters), and as this project does (half-overlapping windows). Beside it the n-gram of stage 4 on the
+same text: where it is overtaken, and what the two reach together when their probabilities are mixed.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from mlx_gpt.corpus import Corpus, Source, Text, open_corpus
 from mlx_gpt.device import description, pick_device
 from mlx_gpt.measure import measure
 from mlx_gpt.model import Kept, LanguageModel, Progress
+from mlx_gpt.run import parameter_count
 
 SMALL = {
     "context": 64,
@@ -37,7 +38,7 @@ SMALL = {
     "heads": 2,
     "kv_heads": 2,
     "inner": 320,
-}  # 0.80 M parameters with 322 characters and bytes
+}  # 800,640 parameters with Tiny Shakespeare's 65 characters and 257 bytes; nanoGPT's small setting has 804,096
 BATCH = 12
 
 
@@ -70,16 +71,19 @@ class Watch(Silent):
 
     def validated(self, model: LanguageModel, step: int, bits_per_byte: float) -> None:
         started = time.perf_counter()
-        windows = [measure(model, text) for text in self.texts]
-        blocks = [block_nats(model, text, SMALL["context"]) for text in self.texts]
-        tokens = sum(text.tokens for text in self.texts)
+        blocks = [block_nats(model, text, SMALL["context"]) * text.tokens for text in self.texts]
         point: dict[str, float] = {
             "tokens": step * self.tokens_a_step,
-            "nats_in_blocks": sum(n * text.tokens for n, text in zip(blocks, self.texts, strict=True)) / tokens,
-            "nats_in_windows": sum(float(score.nats.sum()) for score in windows) / tokens,
+            "nats_in_blocks": sum(blocks) / sum(text.tokens for text in self.texts),
+            "nats_in_windows": nats_a_token(model, self.texts),
         }
         self.scoring += time.perf_counter() - started
         self.points.append({**point, "seconds": time.perf_counter() - self.started - self.scoring})
+
+
+def nats_a_token(model: LanguageModel, texts: tuple[Text, ...]) -> float:
+    """As this project evaluates: a whole text, in windows that each score their last half where there is a context."""
+    return sum(float(measure(model, text).nats.sum()) for text in texts) / sum(text.tokens for text in texts)
 
 
 def block_nats(model: LanguageModel, text: Text, context: int) -> float:
@@ -118,6 +122,16 @@ def side_by_side(
     return one, other
 
 
+def crossing(points: list[dict[str, float]], name: str, level: float) -> float:
+    """Tokens at which a loss falls to `level`, in a line between two looks; infinite where it does not."""
+    for before, after in zip([points[0], *points], points, strict=False):
+        if after[name] <= level:
+            above, below = before[name] - level, level - after[name]
+            share = above / (above + below) if above > 0 else 1.0
+            return before["tokens"] + share * (after["tokens"] - before["tokens"])
+    return math.inf
+
+
 def trained(number: int, corpus: Corpus, config: dict[str, Any], recipe: dict[str, Any], watch: Watch) -> LanguageModel:
     """A stage with these changes of its small preset, trained."""
     stage = stages.stage(number)
@@ -134,6 +148,7 @@ def trained(number: int, corpus: Corpus, config: dict[str, Any], recipe: dict[st
 @click.option("--every", default=333, show_default=True, help="Steps between two looks.")
 @click.option("--seeds", default=5, show_default=True, help="Runs, each with a seed of its own.")
 @click.option("--first-seed", default=0, show_default=True)
+@click.option("--level", default=1.88, show_default=True, help="Nats a token whose crossing, in blocks, is told.")
 @click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="A setting of config or recipe, changed.")
 @click.option("--json", "target", type=click.Path(path_type=Path), help="Write the figures there.")
 def main(
@@ -143,65 +158,80 @@ def main(
     every: int,
     seeds: int,
     first_seed: int,
+    level: float,
     changes: tuple[str, ...],
     target: Path | None,
 ) -> None:
     """Validation loss by training tokens: mean and spread over seeds."""
     pick_device()
     corpus = open_corpus(Source(data, "char", 0, 0), lambda message: None)
-    known = stages.stage(stage)
-    config: dict[str, Any] = {name: value for name, value in SMALL.items() if hasattr(known.config, name)}
-    recipe: dict[str, Any] = {"steps": steps, "batch_size": BATCH, "evaluate_every": every}
-    for change in changes:
-        name, _, text = change.partition("=")
-        kind = config if hasattr(known.config, name) else recipe
-        default = getattr(known.config if kind is config else known.recipe, name)
-        kind[name] = text == "True" if isinstance(default, bool) else type(default)(text)
+    texts = (corpus.valid, corpus.test)
+    known, counted = stages.stage(stage), stages.stage(4)
+    config, recipe = changed(stage, changes)
+    recipe = {"steps": steps, "batch_size": BATCH, "evaluate_every": every} | recipe
     recipe["warmup"] = recipe.get("warmup", min(vars(known.recipe)["warmup"], steps // 4))
-    runs, model = [], None
+    longest: dict[str, Any] = {"order": 7}
+    ngram = counted.model(dataclasses.replace(counted.config, **longest), corpus.tokenizer.vocab_size)
+    ngram.fit(corpus, counted.recipe, Silent())
+    counting = nats_a_token(ngram, texts)
+    click.echo(f"n-gram of order 7: {counting:.4f} nats a token after {corpus.train.tokens:,} tokens, each once")
+    runs, pairs, size = [], [], 0
     for seed in range(first_seed, first_seed + seeds):
-        watch = Watch((corpus.valid, corpus.test), BATCH * SMALL["context"])
+        watch = Watch(texts, BATCH * SMALL["context"])
         model = trained(stage, corpus, config, {**recipe, "seed": seed}, watch)
+        size = parameter_count(model)
         runs.append(watch.points)
+        pairs.append(together(model, ngram, corpus, SMALL["context"]))
         last = watch.points[-1]
         click.echo(
-            f"seed {seed}: {last['tokens']:,} tokens, {last['nats_in_blocks']:.4f} nats in blocks, "
-            f"{last['nats_in_windows']:.4f} in windows, {last['seconds']:.1f} s of training; below 1.88 in blocks "
-            f"after {crossing(watch.points, 1.88)}",
-            err=True,
+            f"seed {seed}: {last['nats_in_blocks']:.4f} nats in blocks, {last['nats_in_windows']:.4f} in windows after "
+            f"{last['tokens']:,} tokens and {last['seconds']:.0f} s; {level} in blocks after "
+            f"{crossing(watch.points, 'nats_in_blocks', level):,.0f} tokens; the n-gram passed after "
+            f"{crossing(watch.points, 'nats_in_windows', counting):,.0f} (windows), "
+            f"{crossing(watch.points, 'nats_in_blocks', counting):,.0f} (blocks)"
         )
-    click.echo("     tokens   nats/token in blocks   in windows     seconds")
-    table = []
-    for points in zip(*runs, strict=True):
-        row: dict[str, Any] = {"tokens": points[0]["tokens"]}
-        for name in ("nats_in_blocks", "nats_in_windows", "seconds"):
-            values = [point[name] for point in points]
-            row[name] = statistics.mean(values)
-            row[f"{name}_spread"] = statistics.stdev(values) if len(values) > 1 else 0.0
-        table.append(row)
+    click.echo(f"stage {stage}, {size:,} parameters, mean and standard deviation of {seeds} seeds")
+    click.echo("     tokens   nats/token in blocks   in windows        seconds")
+    table = [spread(points) for points in zip(*runs, strict=True)]
+    for row in table:
         click.echo(
             f"{row['tokens']:>11,}   {row['nats_in_blocks']:.4f} ± {row['nats_in_blocks_spread']:.4f}      "
             f"{row['nats_in_windows']:.4f} ± {row['nats_in_windows_spread']:.4f}   {row['seconds']:6.1f}"
         )
-    assert model is not None
-    counted = stages.stage(4)
-    longest: dict[str, Any] = {"order": 7}
-    ngram = counted.model(dataclasses.replace(counted.config, **longest), corpus.tokenizer.vocab_size)
-    ngram.fit(corpus, counted.recipe, Silent())
-    pair = together(model, ngram, corpus, SMALL["context"])
+    pair = {name: statistics.mean(found[name] for found in pairs) for name in pairs[0]}
     click.echo(
-        f"test text: n-gram {pair['ngram']:.4f}, stage {stage} {pair['neural']:.4f}, together "
-        f"{pair['together']:.4f} (weight of stage {stage} {pair['weight_of_neural']:.2f}, set on the validation text)"
+        f"test half alone: n-gram {pair['ngram']:.4f}, stage {stage} {pair['neural']:.4f}, together "
+        f"{pair['together']:.4f} (weight of stage {stage} {pair['weight_of_neural']:.2f}, set on the other half)"
     )
     if target is not None:
         told = {"machine": description(), "version": mlx_gpt.__version__, "steps": steps, "changes": changes}
-        target.write_text(json.dumps({**told, "runs": runs, "table": table, "pair": pair}, indent=1))
+        told |= {"data": [Path(name).name for name in data], "parameters": size, "ngram": counting}
+        target.write_text(json.dumps({**told, "runs": runs, "table": table, "pairs": pairs}, indent=1))
 
 
-def crossing(points: list[dict[str, float]], level: float) -> str:
-    """The first look at which the loss in blocks is at most `level`."""
-    found = next((point["tokens"] for point in points if point["nats_in_blocks"] <= level), math.inf)
-    return f"{found:,.0f} tokens" if found < math.inf else "no look"
+def changed(stage: int, changes: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What differs from a stage's own config and recipe: the small shape, and NAME=VALUE of either."""
+    known = stages.stage(stage)
+    config: dict[str, Any] = {name: value for name, value in SMALL.items() if hasattr(known.config, name)}
+    recipe: dict[str, Any] = {}
+    for change in changes:
+        name, _, text = change.partition("=")
+        own, kind = (known.config, config) if hasattr(known.config, name) else (known.recipe, recipe)
+        if not hasattr(own, name):
+            raise click.BadParameter(f"{name}: neither config nor recipe of stage {stage} has it", param_hint="--set")
+        default = getattr(own, name)
+        kind[name] = text == "True" if isinstance(default, bool) else type(default)(text)
+    return config, recipe
+
+
+def spread(points: tuple[dict[str, float], ...]) -> dict[str, float]:
+    """The mean of one look over several runs, and the standard deviation."""
+    row = {"tokens": points[0]["tokens"]}
+    for name in ("nats_in_blocks", "nats_in_windows", "seconds"):
+        values = [point[name] for point in points]
+        row[name] = statistics.mean(values)
+        row[f"{name}_spread"] = statistics.stdev(values) if len(values) > 1 else 0.0
+    return row
 
 
 if __name__ == "__main__":

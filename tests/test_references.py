@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_gpt.descent.convolution import convolved
 from mlx_gpt.stages import s06_rnn, s07_lstm, s08_transformer, s09_simple_gpt, s10_advanced_gpt, s11_m2_gpt
 
 V, B, T = 50, 3, 24
@@ -165,7 +166,7 @@ def test_stage_11_is_stage_10_on_the_same_weights(window: int, kv_heads: int) ->
         "window": window,
     }
     plain = s10_advanced_gpt.AdvancedGPT(s10_advanced_gpt.Config(**told), V)
-    fused = s11_m2_gpt.M2GPT(s11_m2_gpt.Config(**told), V)
+    fused = s11_m2_gpt.M2GPT(s11_m2_gpt.Config(**told, taps=0), V)
     plain.restore({name: array + 0.1 * mx.random.normal(array.shape) for name, array in plain.arrays().items()})
     fused.restore(plain.arrays())
     ids = mx.array(IDS)
@@ -175,5 +176,39 @@ def test_stage_11_is_stage_10_on_the_same_weights(window: int, kv_heads: int) ->
     assert mx.abs(plain.logprobs(ids) - mx.concatenate(parts, axis=1)).max().item() < 1e-4
 
 
+def test_stage_11_is_stage_10_where_its_convolutions_do_nothing() -> None:
+    """As they are made: with all taps at zero."""
+    config = s11_m2_gpt.Config(context=32, width=32, layers=2, heads=4, kv_heads=2, inner=48)
+    told = dataclasses.asdict(config)
+    del told["taps"]
+    plain = s10_advanced_gpt.AdvancedGPT(s10_advanced_gpt.Config(**told), V)
+    fused = s11_m2_gpt.M2GPT(config, V)
+    fused.restore(fused.arrays() | plain.arrays())
+    ids = mx.array(IDS)
+    assert mx.abs(plain.logprobs(ids) - fused.logprobs(ids)).max().item() < 1e-4
+
+
 def test_stages_10_and_11_have_the_same_settings() -> None:
-    assert dataclasses.asdict(s10_advanced_gpt.Config()) == dataclasses.asdict(s11_m2_gpt.Config())
+    """But for the convolutions, which 11 alone has."""
+    ten, eleven = dataclasses.asdict(s10_advanced_gpt.Config()), dataclasses.asdict(s11_m2_gpt.Config())
+    assert ten == {name: value for name, value in eleven.items() if name != "taps"}
+
+
+@pytest.mark.parametrize("taps", [1, 2, 4])
+def test_the_convolution_is_torchs(taps: int) -> None:
+    """Depthwise, causal: values and both gradients; the first tap here is torch's last."""
+    torch = pytest.importorskip("torch")
+    chance = np.random.default_rng(taps)
+    x, weight, back = (chance.normal(size=shape).astype(np.float32) for shape in ((B, T, 12), (taps, 12), (B, T, 12)))
+    theirs, kernel = torch.tensor(x, requires_grad=True), torch.tensor(weight, requires_grad=True)
+    behind = torch.nn.functional.pad(theirs.transpose(1, 2), (taps - 1, 0))
+    found = torch.nn.functional.conv1d(behind, kernel.flip(0).T[:, None], groups=12).transpose(1, 2)
+    found.backward(torch.tensor(back))
+
+    def ours(x: mx.array, weight: mx.array) -> mx.array:
+        return convolved(mx.pad(x, [(0, 0), (taps - 1, 0), (0, 0)]), weight)
+
+    (out,), gradients = mx.vjp(ours, [mx.array(x), mx.array(weight)], [mx.array(back)])
+    assert largest_difference(out, found.detach().numpy()) < 1e-5
+    for gradient, parameter in zip(gradients, (theirs, kernel), strict=True):
+        assert largest_difference(gradient, parameter.grad.numpy()) < 1e-5

@@ -21,13 +21,23 @@ OUTSIDE = ("embed", "head", "position")  # matrices with a row for each token or
 EPSILON = 1e-8  # of AdamW
 
 
+def is_matrix(name: str, weight: mx.array) -> bool:
+    """Whether it multiplies vectors; the taps of a depthwise convolution are a gain for each channel, in a row."""
+    return weight.ndim >= 2 and not name.endswith("taps")
+
+
+def hidden_matrices(weights: Mapping[str, mx.array]) -> list[str]:
+    """Names of the matrices between the embedding and the output layer."""
+    return [name for name in weights if is_matrix(name, weights[name]) and not any(part in name for part in OUTSIDE)]
+
+
 def groups(recipe: Descent, weights: Mapping[str, mx.array]) -> tuple[list[str], list[str], list[str]]:
     """Names of what Muon moves, of what AdamW moves and decays, and of what AdamW moves alone.
 
     Only matrices decay; a gain, a bias or an initial state pulled to zero would be another model.
     """
-    matrices = [name for name, weight in weights.items() if weight.ndim >= 2]
-    hidden = [name for name in matrices if not any(part in name for part in OUTSIDE)] * (recipe.optimizer == "muon")
+    matrices = [name for name in weights if is_matrix(name, weights[name])]
+    hidden = hidden_matrices(weights) if recipe.optimizer == "muon" else []
     return hidden, [name for name in matrices if name not in hidden], [n for n in weights if n not in matrices]
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from mlx_gpt.corpus import Corpus, Text
 from mlx_gpt.descent.loop import VALIDATED, sequence_length
 from mlx_gpt.descent.neural import Neural
+from mlx_gpt.descent.optimizers import hidden_matrices
 from mlx_gpt.descent.precision import fastest
 from mlx_gpt.descent.probe import Probe, Reading, Way
 from mlx_gpt.device import GPU_SHARE, room_to_compute
@@ -25,7 +26,6 @@ Build = Callable[[], LanguageModel]
 MARGIN = 1.1  # a plan fits if it still does when it is wrong by so much
 CLEAR = 0.25  # share of the limit below which a rough bound is enough
 CHUNK = 512  # positions: the loss in chunks, where nothing else helps
-LOOKUPS = ("embed", "position", "head")  # tables whose rows are looked up; an output layer counts by itself
 FLOATS_A_WEIGHT = 18  # never passed in any step: masters, optimiser, gradients, Muon's products
 FLOATS_A_NUMBER = 8  # the same for what goes in and out of a matrix, for each token
 # Recommended working sets of an M2 by its memory (GB): 16 GB from logs of llama.cpp (10922 MiB), the rest by two thirds
@@ -169,11 +169,10 @@ def work(model: Neural, sequences: int, length: int) -> Work:
     """What training on so many sequences of `length` tokens costs: every matrix multiplies every token once, a table
     whose rows are looked up does not, and blocks with heads compare each token with `length` others."""
     head, _ = model.head()
-    matrices = [
-        a.size for name, a in model.arrays().items() if a.ndim >= 2 and not any(part in name for part in LOOKUPS)
-    ]
+    arrays = model.arrays()
+    hidden = sum(arrays[name].size for name in hidden_matrices(arrays))
     layers = len(model.blocks) if "blocks" in model else 0
-    return Work(sum(matrices) + head.size, layers * head.shape[1] * length, sequences * length)
+    return Work(hidden + head.size, layers * head.shape[1] * length, sequences * length)
 
 
 def bound(model: Neural, recipe: Descent) -> float:
