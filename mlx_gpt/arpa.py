@@ -88,7 +88,7 @@ def import_(model: Path, run: Path, other: Path | None, ids: bool) -> None:
     from mlx_gpt.corpus.documents import digest
     from mlx_gpt.counting.arpa import Vocabulary, read_arpa, words_of
     from mlx_gpt.errors import SettingError
-    from mlx_gpt.run import prepare
+    from mlx_gpt.folder import prepare
     from mlx_gpt.tokenizer import WORD, Tokenizer
 
     if (run / MODEL).exists():

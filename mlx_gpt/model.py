@@ -40,6 +40,10 @@ class Progress:
     gradient_norm: float = math.nan
     loss_scale: float = 1.0
 
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / max(self.seconds, 1e-9)
+
 
 @dataclass(frozen=True)
 class Kept:

@@ -162,7 +162,7 @@ def main(
     from mlx_gpt.corpus import Source
     from mlx_gpt.device import pick_device, slowness
     from mlx_gpt.errors import SettingError
-    from mlx_gpt.run import prepare
+    from mlx_gpt.folder import prepare
 
     if number is None and not (resume and run):
         raise SettingError("--stage N is missing: which stage to train, 1 to 11 (with --resume, --run DIR will do)")
@@ -217,7 +217,7 @@ def _train(
     )
     if last is not None:
         _notice(f"going on after step {last.card.step:,}")
-    with Run(folder, stage, preset, config, recipe, corpus, model, last) as report:
+    with Run(folder, stage, preset, config, recipe, corpus, model, last is not None) as report:
         model.fit(corpus, recipe, report)
         report.finish()
 
@@ -252,8 +252,10 @@ def _go_on(ctx: click.Context, folder: Path, number: int | None) -> None:
     from mlx_gpt import stages
     from mlx_gpt.checkpoint import MODEL, read_card, read_last
     from mlx_gpt.errors import CheckpointError, SettingError
+    from mlx_gpt.model import Kept
 
-    last = read_last(folder, _notice)
+    # without its arrays, which would keep the file mapped that the next save replaces
+    last = dataclasses.replace(read_last(folder, _notice), kept=Kept({}, {}))
     card = last.card
     if number is not None and number != card.stage:
         raise SettingError(f"--stage {number}: the run in {folder} is of stage {card.stage}")

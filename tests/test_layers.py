@@ -26,7 +26,7 @@ LEVELS = [
     {"counting", "descent"},
     {"stages"},
     {"checkpoint", "sampling"},
-    {"door", "heldout", "run"},
+    {"door", "folder", "heldout", "run"},
     {"train", "generate", "evaluate", "compare", "download", "ladder", "count", "merge", "arpa"},
     {"__main__"},
 ]
@@ -41,6 +41,7 @@ INSIDE = {
     ("replacing", "errors"),
     ("stories", "errors"),
     ("door", "checkpoint"),
+    ("run", "folder"),
     ("ladder", "train"),
     ("count", "train"),
 }  # within one level, this way only
