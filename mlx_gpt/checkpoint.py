@@ -20,6 +20,7 @@ from mlx_gpt.tokenizer import LARGEST_VOCABULARY, Tokenizer
 
 FORMAT = 2
 MODEL, LAST, BEFORE = "model.safetensors", "last.safetensors", "last.previous.safetensors"
+MODEL_ARRAYS, RUN_ARRAYS = "model.", "run."  # what the names of arrays begin with, by the kind of file
 HASHED = 2**30  # bytes: larger files are mapped, not read, so their SHA-256 is left to `--resume` and to `verify`
 RUNS = Path("runs")
 
@@ -59,9 +60,7 @@ class Checkpoint:
 
 def save(path: Path, model: LanguageModel, tokenizer: Tokenizer, card: Card) -> None:
     """Write a checkpoint whole or not at all. Raises CheckpointError where the disk refuses."""
-    arrays: dict[str, Array] = {f"model.{name}": array for name, array in model.arrays().items()}
-    arrays["tokenizer"] = np.frombuffer(tokenizer.model, np.uint8)
-    write(path, arrays, {"format": "mlx", "mlx_gpt": card.json(), "tokenizer": tokenizer.kind})
+    _write(path, MODEL_ARRAYS, model.arrays(), tokenizer, card)
 
 
 def keep(folder: Path, kept: Kept, tokenizer: Tokenizer, card: Card, notes: Mapping[str, int]) -> None:
@@ -69,11 +68,32 @@ def keep(folder: Path, kept: Kept, tokenizer: Tokenizer, card: Card, notes: Mapp
 
     Raises CheckpointError where the disk refuses.
     """
-    arrays: dict[str, Array] = {f"run.{name}": array for name, array in kept.arrays.items()}
-    arrays["tokenizer"] = np.frombuffer(tokenizer.model, np.uint8)
-    metadata = {"format": "mlx", "mlx_gpt": card.json(), "tokenizer": tokenizer.kind}
-    metadata |= {"facts": json.dumps(dict(kept.facts)), "notes": json.dumps(dict(notes))}
-    write(folder / LAST, arrays, metadata, previous=folder / BEFORE)
+    told = {"facts": json.dumps(dict(kept.facts)), "notes": json.dumps(dict(notes))}
+    _write(folder / LAST, RUN_ARRAYS, kept.arrays, tokenizer, card, folder / BEFORE, **told)
+
+
+def _write(
+    path: Path,
+    kind: str,
+    arrays: Mapping[str, Array],
+    tokenizer: Tokenizer,
+    card: Card,
+    previous: Path | None = None,
+    **told: str,
+) -> None:
+    """Write arrays under names that begin with their kind, and what belongs to every checkpoint."""
+    named: dict[str, Array] = {kind + name: array for name, array in arrays.items()}
+    named["tokenizer"] = np.frombuffer(tokenizer.model, np.uint8)
+    metadata = {"format": "mlx", "mlx_gpt": card.json(), "tokenizer": tokenizer.kind, **told}
+    write(path, named, metadata, previous)
+
+
+def _parted(
+    kind: str, arrays: dict[str, np.ndarray], metadata: Mapping[str, str]
+) -> tuple[Tokenizer, dict[str, np.ndarray]]:
+    """What `_write` put together: the tokenizer, and the arrays by their own names."""
+    tokenizer = Tokenizer(metadata["tokenizer"], arrays.pop("tokenizer").tobytes())
+    return tokenizer, {name.removeprefix(kind): array for name, array in arrays.items()}
 
 
 @dataclass(frozen=True)
@@ -114,11 +134,10 @@ def _read_last(path: Path) -> Last:
             raise ValueError("a standing that is none")
         if notes.keys() != {"log", "samples"} or not all(type(n) is int and n >= 0 for n in notes.values()):
             raise ValueError("notes that are none")
-        tokenizer = Tokenizer(metadata["tokenizer"], arrays.pop("tokenizer").tobytes())
+        tokenizer, parts = _parted(RUN_ARRAYS, arrays, metadata)
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError, RuntimeError, MlxGptError) as error:
         raise CheckpointError(f"{path}: damaged ({shown(error)})") from error
-    kept = Kept({name.removeprefix("run."): array for name, array in arrays.items()}, facts)
-    return Last(kept, tokenizer, card, notes)
+    return Last(Kept(parts, facts), tokenizer, card, notes)
 
 
 def run_folder(number: int | None, run: Path | None) -> Path:
@@ -175,11 +194,11 @@ def load(folder: Path, number: int | None = None) -> Checkpoint:
     stage = stages.stage(card.stage)
     arrays, metadata = read(path, verify=_size(path) <= HASHED)
     try:
-        tokenizer = Tokenizer(metadata["tokenizer"], arrays.pop("tokenizer").tobytes())
+        tokenizer, parts = _parted(MODEL_ARRAYS, arrays, metadata)
         if tokenizer.vocab_size != card.vocab_size:
             raise CheckpointError("its tokenizer and its model disagree on the vocabulary")
         model = stage.model(card.config, card.vocab_size)
-        model.restore({name.removeprefix("model."): array for name, array in arrays.items()})
+        model.restore(parts)
     except (RuntimeError, ValueError, KeyError, MlxGptError) as error:
         raise CheckpointError(f"{path}: {shown(error)}") from error
     return Checkpoint(model, tokenizer, card, stage, path)
