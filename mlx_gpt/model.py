@@ -75,6 +75,24 @@ class Report(Protocol):
         ...
 
 
+class Silent:
+    """A report to nobody."""
+
+    def notice(self, message: str) -> None: ...
+
+    def progress(self, progress: Progress) -> None: ...
+
+    def validated(self, model: LanguageModel, step: int, bits_per_byte: float) -> None: ...
+
+    def keep(self, kept: Kept) -> None: ...
+
+    def kept(self) -> Kept | None:
+        return None
+
+    def stopping(self) -> int:
+        return 0
+
+
 class LanguageModel(Protocol):
     """A probability for every possible next token, given the ones before.
 

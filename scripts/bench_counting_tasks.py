@@ -27,7 +27,7 @@ from mlx_gpt.counting.smoothing import Discounting
 from mlx_gpt.counting.statistics import three_discounts
 from mlx_gpt.device import description, memory_of_machine, peak_memory, pick_device
 from mlx_gpt.measure import measure
-from mlx_gpt.model import Kept, LanguageModel, Progress
+from mlx_gpt.model import Silent
 from mlx_gpt.recipe import Counting
 from mlx_gpt.sampling import Taste, generate
 
@@ -67,24 +67,6 @@ def perform(job: Job) -> Figures:
 
 def _notice(message: str) -> None:
     click.secho(message, err=True, dim=True)
-
-
-class _Silent:
-    """A report to nobody."""
-
-    def notice(self, message: str) -> None: ...
-
-    def progress(self, progress: Progress) -> None: ...
-
-    def validated(self, model: LanguageModel, step: int, bits_per_byte: float) -> None: ...
-
-    def keep(self, kept: Kept) -> None: ...
-
-    def kept(self) -> Kept | None:
-        return None
-
-    def stopping(self) -> int:
-        return 0
 
 
 def _corpus(job: Job, notice: Callable[[str], None]) -> Corpus:
@@ -162,12 +144,12 @@ def _count(job: Job) -> Figures:
 
 def _shards(job: Job) -> Figures:
     """The same through files, as stage 4 does it when a text is too long for --memory."""
-    corpus = _corpus(job, _Silent().notice)
+    corpus = _corpus(job, Silent().notice)
     text = Text(_grown(job), np.array([0, job.tokens]), np.array([1]))
     corpus = dataclasses.replace(corpus, train=text, valid=corpus.valid.head(1, corpus.tokenizer))
     model = _model(job)
     started, worked = time.perf_counter(), time.process_time()
-    model.fit(corpus, Counting(memory=job.memory), _Silent())
+    model.fit(corpus, Counting(memory=job.memory), Silent())
     return {**_point(job, model.table, started, worked), "on_disk": not model.table.finder.may_index}
 
 
@@ -199,7 +181,7 @@ def _model(job: Job, in_bits: bool = False) -> Any:
 def _ask(job: Job) -> Figures:
     """All that is asked of the model of the whole training text."""
     pick_device()
-    corpus, effort = _corpus(job, _Silent().notice), QUICK if job.quick else FULL
+    corpus, effort = _corpus(job, Silent().notice), QUICK if job.quick else FULL
     started = time.perf_counter()
     table = _counted(corpus.train.ids, job.order, job.vocab_size, job.eot)
     counted = time.perf_counter() - started

@@ -21,14 +21,14 @@ import pytest
 from mlx_gpt import stages, stories
 from mlx_gpt.corpus import Corpus, Source, open_corpus
 from mlx_gpt.device import pick_device
-from mlx_gpt.model import Kept, LanguageModel, Progress
+from mlx_gpt.model import Kept, LanguageModel, Progress, Silent
 
 os.environ["MLX_GPT_CACHE"] = tempfile.mkdtemp(prefix="mlx_gpt-tests-")
 assert mlx_gpt.__version__
 SHARED = Path(__file__).parents[2] / "shared" / "data"  # real corpora; tests that use them skip without
 
 
-class Silent:
+class Listener(Silent):
     """A report that only remembers."""
 
     def __init__(self) -> None:
@@ -45,17 +45,8 @@ class Silent:
     def validated(self, model: LanguageModel, step: int, bits_per_byte: float) -> None:
         self.bits.append(bits_per_byte)
 
-    def keep(self, kept: Kept) -> None:
-        pass
 
-    def kept(self) -> Kept | None:
-        return None
-
-    def stopping(self) -> int:
-        return 0
-
-
-class Keeper(Silent):
+class Keeper(Listener):
     """A report that keeps in memory, and asks to stop after given steps."""
 
     def __init__(self, stop_after: int = 0, found: Kept | None = None) -> None:

@@ -10,9 +10,10 @@ import pytest
 from mlx_gpt import stages
 from mlx_gpt.corpus import Corpus
 from mlx_gpt.descent.cross_entropy import chunked_cross_entropy, cross_entropy
-from mlx_gpt.descent.loop import emptied
+from mlx_gpt.descent.loop import VALIDATED, emptied
 from mlx_gpt.errors import SettingError, TrainingError
-from tests.conftest import Silent
+from mlx_gpt.model import Silent
+from tests.conftest import Listener
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 10, 64])
@@ -64,9 +65,8 @@ def test_an_lstm_that_reads_on_and_on_can_still_begin(trained, corpus: Corpus) -
 def test_the_best_weights_on_the_validation_text_are_kept(corpus: Corpus) -> None:
     stage = stages.stage(5)
     recipe = dataclasses.replace(stage.tiny.recipe, steps=60, evaluate_every=10)
-    model, report = stage.model(stage.tiny.config, corpus.tokenizer.vocab_size), Silent()
+    model, report = stage.model(stage.tiny.config, corpus.tokenizer.vocab_size), Listener()
     model.fit(corpus, recipe, report)
-    from mlx_gpt.descent.loop import VALIDATED
     from mlx_gpt.measure import measure
 
     again = measure(model, corpus.valid.head(VALIDATED, corpus.tokenizer)).bits_per_byte

@@ -248,18 +248,12 @@ import mlx_gpt
 from mlx_gpt import stages
 from mlx_gpt.corpus import Source, open_corpus
 from mlx_gpt.counting import counted
+from mlx_gpt.model import Silent
 def peak():  # on Linux ru_maxrss begins with what the parent held
     status = pathlib.Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-class Silent:
-    def notice(self, message): pass
-    def progress(self, progress): pass
-    def validated(self, model, step, bits_per_byte): pass
-    def keep(self, kept): pass
-    def kept(self): return None
-    def stopping(self): return 0
 corpus = open_corpus(Source(({str(SHARED / "standardebooks")!r},), "bpe", 8000, 0), lambda message: None)
 if len(sys.argv) > 1:
     stage = stages.stage(4)

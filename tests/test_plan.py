@@ -10,7 +10,6 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-from conftest import Silent
 
 from mlx_gpt import stages
 from mlx_gpt.corpus import Corpus
@@ -23,7 +22,9 @@ from mlx_gpt.descent.planned import lines
 from mlx_gpt.descent.probe import Probe, Way
 from mlx_gpt.descent.step import Step
 from mlx_gpt.errors import SettingError
+from mlx_gpt.model import Silent
 from mlx_gpt.recipe import Descent
+from tests.conftest import Listener
 
 NEURAL = (5, 6, 7, 8, 9, 10, 11)
 VOCABULARY = {"tiny": 512, "small": 2_048, "base": 4_096}
@@ -198,7 +199,7 @@ def test_the_run_after_a_plan_is_the_run_without_one_to_the_bit(
     recipe = dataclasses.replace(stages.stage(7).tiny.recipe, steps=10, evaluate_every=5)
 
     def bits(planned: bool) -> list[float]:
-        make, report = build(7, "tiny", layers=2), Silent()
+        make, report = build(7, "tiny", layers=2), Listener()
         if planned:
             plan(make, corpus, recipe, m2=False)
         mx.random.seed(3)

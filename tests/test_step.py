@@ -18,7 +18,8 @@ from mlx_gpt.corpus import Ahead, Corpus, Running, Shuffled
 from mlx_gpt.descent import precision
 from mlx_gpt.descent.step import WEIGHT, Step
 from mlx_gpt.errors import TrainingError
-from tests.conftest import Keeper, Silent
+from mlx_gpt.model import Silent
+from tests.conftest import Keeper
 
 NEURAL = [number for number in stages.numbers() if number >= 5]
 LAYERED = [8, 9, 10, 11]
