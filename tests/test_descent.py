@@ -10,7 +10,7 @@ import pytest
 from mlx_gpt import stages
 from mlx_gpt.corpus import Corpus
 from mlx_gpt.descent.cross_entropy import chunked_cross_entropy, cross_entropy
-from mlx_gpt.descent.loop import VALIDATED, emptied
+from mlx_gpt.descent.loop import emptied, looked_at
 from mlx_gpt.errors import SettingError, TrainingError
 from mlx_gpt.model import Silent
 from tests.conftest import Listener
@@ -69,7 +69,7 @@ def test_the_best_weights_on_the_validation_text_are_kept(corpus: Corpus) -> Non
     model.fit(corpus, recipe, report)
     from mlx_gpt.measure import measure
 
-    again = measure(model, corpus.valid.head(VALIDATED, corpus.tokenizer)).bits_per_byte
+    again = measure(model, looked_at(corpus)).bits_per_byte
     assert again == pytest.approx(min(report.bits), rel=1e-6)
 
 

@@ -171,7 +171,7 @@ def test_less_memory_brings_parts_then_recomputation_and_the_way_named_really_fi
         *((n, False) for n in parts), (1, True), *((n, True) for n in parts[1:]),
     ]  # fmt: skip
     needs = {way: probe(build(11, "tiny"), recipe).step(way).peak for way in (ways[0], ways[2])}
-    monkeypatch.setattr(planning, "_text", lambda corpus: corpus.valid.head(64, corpus.tokenizer))  # no look counts
+    monkeypatch.setattr(planning, "looked_at", lambda corpus: corpus.valid.head(64, corpus.tokenizer))  # no look counts
     limit = (needs[ways[0]] + needs[ways[2]]) / 2
     way = limited(corpus, recipe, f"{limit / 2**20:.1f}M", monkeypatch)
     assert way is not None and way.accumulate > 1 and not way.recompute

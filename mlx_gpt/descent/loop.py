@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_unflatten
 
-from mlx_gpt.corpus import Ahead, Corpus, Running, Shuffled
+from mlx_gpt.corpus import Ahead, Corpus, Running, Shuffled, Text
 from mlx_gpt.descent.optimizers import Tree
 from mlx_gpt.descent.precision import fastest
 from mlx_gpt.descent.schedule import learning_rate
-from mlx_gpt.descent.step import CARRIED, Figures, Step
+from mlx_gpt.descent.step import CARRIED, Figures, Step, under
 from mlx_gpt.errors import CheckpointError, SettingError, Stopped, TrainingError
 from mlx_gpt.measure import measure
 from mlx_gpt.memory import Memory
@@ -75,7 +74,7 @@ class _Loop:
         batches: Running | Shuffled,
     ) -> None:
         self.model, self.recipe, self.report, self.batches = model, recipe, report, batches
-        self.looked_at = corpus.valid.head(VALIDATED, corpus.tokenizer)
+        self.looked_at = looked_at(corpus)
         self.tokens = recipe.batch_size * length
         kept = report.kept()
         self.at = Standing(recipe.precision) if kept is None else _standing(kept)
@@ -133,9 +132,9 @@ class _Loop:
         if self.at.looked != self.at.step or not self.best:
             self._look()
             self._keep()
-        if self.report.stopping():
-            raise Stopped(self.report.stopping())
-        self._fill(self.best)
+        if signal := self.report.stopping():
+            raise Stopped(signal)
+        self.step.fill(self.best)
         if self.recipe.compiled:
             traces = ", ".join(f"{what} {count}" for what, count in self.step.traces.items())
             self.report.notice(f"traces of the compiled functions: {traces}")
@@ -181,9 +180,9 @@ class _Loop:
         if bits < self.at.best or not self.best:
             self.at.best, self.best = bits, weights
         self.at.looked = self.at.step
-        self._fill(weights)
+        self.step.fill(weights)
         self.report.validated(self.model, self.at.step, bits)
-        self._fill(self.best)  # a compiled step never fills the shell again, and these are held anyway
+        self.step.fill(self.best)  # a compiled step never fills the shell again, and these are held anyway
         self.look_seconds = time.perf_counter() - started
 
     def _keep(self) -> None:
@@ -211,7 +210,7 @@ class _Loop:
     def _restore(self, kept: Kept) -> None:
         """Take over kept arrays. Raises CheckpointError where they are not this run's."""
         arrays = {name: mx.array(np.asarray(array)) for name, array in kept.arrays.items()}
-        best = {name.removeprefix(BEST): array for name, array in arrays.items() if name.startswith(BEST)}
+        best = under(arrays, BEST)
         state = {name: array for name, array in arrays.items() if not name.startswith(BEST)}
         for mine, found in ((self.state, state), (self.step.evaluated(self.state), best)):
             if (found or mine is self.state) and _shapes(mine) != _shapes(found):
@@ -224,11 +223,6 @@ class _Loop:
         names = [CARRIED + str(place) for place in range(len(self.empty))]
         carried = emptied([self.state[name] for name in names], self.empty, self.at.step, self.recipe.afresh)
         self.state |= dict(zip(names, carried, strict=True))
-
-    def _fill(self, weights: Tree) -> None:
-        """The model with these weights, ready for use."""
-        self.model.update(tree_unflatten(list(weights.items())))
-        self.model.eval()
 
 
 def _shapes(arrays: Tree) -> dict[str, tuple[int, ...]]:
@@ -256,6 +250,11 @@ def emptied(carried: list[mx.array], empty: list[mx.array], step: int, every: in
     return [
         mx.where(turn.reshape(-1, *[1] * (held.ndim - 1)), new, held) for held, new in zip(carried, empty, strict=True)
     ]
+
+
+def looked_at(corpus: Corpus) -> Text:
+    """The beginning of the validation text, which is read at each look."""
+    return corpus.valid.head(VALIDATED, corpus.tokenizer)
 
 
 def sequence_length(model: Neural, recipe: Descent) -> int:

@@ -9,8 +9,8 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from mlx_gpt.corpus import Corpus, Text
-from mlx_gpt.descent.loop import VALIDATED, sequence_length
+from mlx_gpt.corpus import Corpus
+from mlx_gpt.descent.loop import looked_at, sequence_length
 from mlx_gpt.descent.neural import Neural
 from mlx_gpt.descent.optimizers import hidden_matrices
 from mlx_gpt.descent.precision import fastest
@@ -30,9 +30,7 @@ FLOATS_A_WEIGHT = 18  # never passed in any step: masters, optimiser, gradients,
 FLOATS_A_NUMBER = 8  # the same for what goes in and out of a matrix, for each token
 # Recommended working sets of an M2 by its memory (GB): 16 GB from logs of llama.cpp (10922 MiB), the rest by two thirds
 M2 = {8: 5.3 * 2**30, 16: 10_922 * 2**20, 24: 16.0 * 2**30}
-M2_FLOPS = (
-    1.6e12  # a second, sustained: 45 % of the 3.58 TFLOPS of ten cores, as published trainings reach on an M2 Pro
-)
+M2_FLOPS = 1.6e12  # a second, sustained: 45 % of ten cores' 3.58 TFLOPS, as published trainings reach on an M2 Pro
 
 
 @dataclass(frozen=True)
@@ -159,7 +157,7 @@ def plan(build: Build, corpus: Corpus, recipe: Descent, m2: bool = True) -> Plan
         what,
         given,
         fitting,
-        probe.look(_text(corpus)).seconds,
+        probe.look(looked_at(corpus)).seconds,
         -(-steps // recipe.evaluate_every),
         {gb: _choose(probe, recipe, corpus, GPU_SHARE * size)[1] for gb, size in M2.items()} if m2 else {},
     )
@@ -210,15 +208,10 @@ def _built(build: Build) -> Neural:
     return model
 
 
-def _text(corpus: Corpus) -> Text:
-    """What the loop looks at."""
-    return corpus.valid.head(VALIDATED, corpus.tokenizer)
-
-
 def _choose(probe: Probe, recipe: Descent, corpus: Corpus, limit: float) -> tuple[Offer, Offer | None]:
     """The way the settings give, and the first that fits."""
     given = None
-    look = probe.look(_text(corpus))
+    look = probe.look(looked_at(corpus))
     for way in ways(recipe, "blocks" in probe.model):
         offer = _offer(probe, way, look, limit)
         given = given or offer

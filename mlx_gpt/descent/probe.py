@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_unflatten
 
 from mlx_gpt.corpus import Text
 from mlx_gpt.descent.optimizers import Tree
-from mlx_gpt.descent.step import CARRIED, OPTIMIZER, WEIGHT, Step
+from mlx_gpt.descent.step import CARRIED, OPTIMIZER, WEIGHT, Step, under
 from mlx_gpt.measure import scored
 from mlx_gpt.memory import Memory
 from mlx_gpt.recipe import Descent
@@ -165,8 +164,7 @@ class Probe:
 
     def _end(self, step: Step, state: Tree) -> None:
         """The shell without what a trace left in it."""
-        weights = {name.removeprefix(WEIGHT): array for name, array in state.items() if name.startswith(WEIGHT)}
-        self.model.update(tree_unflatten(list(weights.items())))
+        step.fill(under(state, WEIGHT))
         mx.clear_cache()
 
     def _ids(self, rows: int) -> np.ndarray:
@@ -209,8 +207,7 @@ class Probe:
         parts = min(way.accumulate, PARTS)
         step, state = self._begin(way, rows, parts)
         mine = {name: array[:rows] if name.startswith(CARRIED) else array for name, array in state.items()}
-        sums = {name: mx.zeros(array.shape) for name, array in state.items() if name.startswith(WEIGHT)}
-        sums = {name.removeprefix(WEIGHT): array for name, array in sums.items()} if parts > 1 else {}
+        sums = {name: mx.zeros(array.shape) for name, array in under(state, WEIGHT).items()} if parts > 1 else {}
         mx.eval(mine, sums)
         ids = self._ids(rows)
         for _ in range(2):  # the first makes kernels
@@ -225,4 +222,4 @@ class Probe:
 
 
 def _bytes(state: Tree, kind: str) -> int:
-    return sum(array.nbytes for name, array in state.items() if name.startswith(kind))
+    return sum(array.nbytes for array in under(state, kind).values())

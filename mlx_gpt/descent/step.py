@@ -104,7 +104,12 @@ class Step:
     def evaluated(self, state: Tree) -> Tree:
         """The weights that are judged and kept: the averaged ones where the recipe averages."""
         kind = OPTIMIZER + "average." if self.recipe.averaging else WEIGHT
-        return _under(state, kind)
+        return under(state, kind)
+
+    def fill(self, weights: Tree, dtype: mx.Dtype = mx.float32, training: bool = False) -> None:
+        """Put weights into the model; a trace leaves placeholders in it, so fill it again before use."""
+        self.model.update(tree_unflatten([(name, weight.astype(dtype)) for name, weight in weights.items()]))
+        self.model.train(training)
 
     def _key(self, step: int, part: int) -> mx.array:
         """The key of a step's masks, a function of seed and step alone: nothing to save, nothing to restore."""
@@ -114,7 +119,7 @@ class Step:
         )
 
     def _nothing(self, state: Tree) -> Tree:
-        return {name: mx.zeros(weight.shape) for name, weight in _under(state, WEIGHT).items()}
+        return {name: mx.zeros(weight.shape) for name, weight in under(state, WEIGHT).items()}
 
     def _step(self, state: Tree, rate: mx.array, key: mx.array, ids: mx.array) -> tuple[Tree, Tree]:
         self.traces["training"] += 1
@@ -135,15 +140,12 @@ class Step:
     def _differentiated(self, state: Tree, key: mx.array, ids: mx.array) -> tuple[Tree, Tree]:
         """The gradient of scale x mean loss in every weight; the summed nats and the memory carried on."""
         dtype = TYPES[self.precision]
-        weights = _under(state, WEIGHT)
+        weights = under(state, WEIGHT)
         names = sorted(name for name in state if name.startswith(CARRIED))
 
         def objective(weights: Tree) -> tuple[mx.array, Tree]:
-            self._fill(weights, dtype, training=True)
-            memory = None
-            if names:
-                memory = self.model.memory(ids.shape[0])
-                memory.arrays = [state[name] for name in names]
+            self.fill(weights, dtype, training=True)
+            memory = self._memory(ids.shape[0], [state[name] for name in names])
             with keyed(key):
                 nats, penalty = self.model.loss(ids, memory, self.recipe.loss_chunk)
             told = {"nats": mx.stop_gradient(nats)}
@@ -169,7 +171,7 @@ class Step:
             shrink = mx.minimum(1.0, recipe.clip / (norm + 1e-6))
             gradient = {name: g * shrink for name, g in gradient.items()}
         weights, memory = optimizers.update(
-            recipe, _under(state, WEIGHT), _under(state, OPTIMIZER), gradient, rate, finite
+            recipe, under(state, WEIGHT), under(state, OPTIMIZER), gradient, rate, finite
         )
         after = {WEIGHT + name: weight for name, weight in weights.items()}
         after |= {OPTIMIZER + name: array for name, array in memory.items()}
@@ -182,20 +184,20 @@ class Step:
 
     def _scored(self, weights: Tree, ids: mx.array, arrays: list[mx.array]) -> tuple[mx.array, list[mx.array]]:
         self.traces["evaluation"] += 1
-        self._fill(weights, mx.float32, training=False)
-        memory = None
-        if arrays:
-            memory = self.model.memory(ids.shape[0])
-            memory.arrays = list(arrays)
+        self.fill(weights)
+        memory = self._memory(ids.shape[0], list(arrays))
         logprobs = self.model.score_unchecked(ids, memory)
         return logprobs, [] if memory is None else memory.arrays
 
-    def _fill(self, weights: Tree, dtype: mx.Dtype, training: bool) -> None:
-        """Put weights into the shell; in a trace they are placeholders, so the loop fills it again before use."""
-        self.model.update(tree_unflatten([(name, weight.astype(dtype)) for name, weight in weights.items()]))
-        self.model.train(training)
+    def _memory(self, rows: int, arrays: list[mx.array]) -> Memory | None:
+        """A memory that holds these arrays; none without any."""
+        if not arrays:
+            return None
+        memory = self.model.memory(rows)
+        memory.arrays = arrays
+        return memory
 
 
-def _under(state: Tree, kind: str) -> Tree:
-    """The arrays of a kind, by their names without it."""
-    return {name.removeprefix(kind): array for name, array in state.items() if name.startswith(kind)}
+def under(tree: Tree, prefix: str) -> Tree:
+    """The arrays whose names begin with a prefix, by what follows it."""
+    return {name.removeprefix(prefix): array for name, array in tree.items() if name.startswith(prefix)}
