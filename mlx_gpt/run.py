@@ -17,6 +17,7 @@ import click
 
 from mlx_gpt import checkpoint
 from mlx_gpt.asked import Asked
+from mlx_gpt.chart import terminal_curve
 from mlx_gpt.checkpoint import MODEL, Card, Last, read_last
 from mlx_gpt.corpus import Corpus, Text
 from mlx_gpt.device import peak_memory
@@ -24,7 +25,7 @@ from mlx_gpt.errors import Stopped
 from mlx_gpt.folder import LOG, Folder
 from mlx_gpt.measure import measure
 from mlx_gpt.model import Kept, LanguageModel, Progress, Stage
-from mlx_gpt.plot import draw_curve, terminal_curve
+from mlx_gpt.plot import draw_curve
 from mlx_gpt.recipe import Recipe, Settings
 from mlx_gpt.sampling import Taste, generate, stream
 

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_gpt import plot
-from mlx_gpt.plot import Line, curves, draw_curve, limits, read_log, smooth, terminal_curve, throughput_curve
+from mlx_gpt import chart, plot
+from mlx_gpt.chart import terminal_curve
+from mlx_gpt.plot import Line, curves, draw_curve, limits, read_log, smooth, throughput_curve
 
 BRAILLE = range(0x2801, 0x2900)
 
@@ -158,9 +159,9 @@ def test_without_unicode_there_is_nothing_but_ascii_and_with_it_there_is_braille
 @pytest.mark.parametrize(("unicode", "down"), [(True, 4), (False, 3)])
 def test_a_falling_curve_falls_from_the_top_left_to_the_bottom_right(write, unicode, down):
     log = write([training(step, 3 - step / 1000) for step in range(0, 2001, 10)])
-    chart = [line[6:].ljust(74) for line in terminal_curve(log, 80, unicode=unicode).split("\n")[:10]]
-    chart[0] = chart[0].replace("bits per byte", " " * 13)
-    rows = [[row for row in range(10) if chart[row][column] != " "] for column in range(74)]
+    picture = [line[6:].ljust(74) for line in terminal_curve(log, 80, unicode=unicode).split("\n")[:10]]
+    picture[0] = picture[0].replace("bits per byte", " " * 13)
+    rows = [[row for row in range(10) if picture[row][column] != " "] for column in range(74)]
     drawn = [found for found in rows if found]
     assert len(drawn) > 74 * 0.9  # at most the first steps are above the picture
     assert all(max(before) <= max(after) and min(before) <= min(after) for before, after in itertools.pairwise(drawn))
@@ -191,9 +192,14 @@ def test_a_fall_from_far_above_takes_no_time(write):
 def test_dots_are_those_of_the_braille_patterns_and_bars_are_steep():
     for x, column in enumerate(("1237", "4568")):
         for y, dot in enumerate(column):
-            assert plot._braille({(x, y)}) == {(0, 0): unicodedata.lookup(f"BRAILLE PATTERN DOTS-{dot}")}
-    assert plot._braille({(2, 4), (3, 7)}) == {(1, 1): unicodedata.lookup("BRAILLE PATTERN DOTS-18")}
-    assert plot._ascii({(0, 0), (1, 1), (2, 2), (3, 0), (3, 2)}) == {(0, 0): '"', (1, 0): "-", (2, 0): "_", (3, 0): "|"}
+            assert chart._braille({(x, y)}) == {(0, 0): unicodedata.lookup(f"BRAILLE PATTERN DOTS-{dot}")}
+    assert chart._braille({(2, 4), (3, 7)}) == {(1, 1): unicodedata.lookup("BRAILLE PATTERN DOTS-18")}
+    assert chart._ascii({(0, 0), (1, 1), (2, 2), (3, 0), (3, 2)}) == {
+        (0, 0): '"',
+        (1, 0): "-",
+        (2, 0): "_",
+        (3, 0): "|",
+    }
 
 
 @pytest.mark.parametrize("lines", [[], [training(1, 2.0)], [looked(1, 2.0)], [training(1, 2.0), looked(1, 2.0)]])
