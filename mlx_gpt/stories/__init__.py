@@ -11,7 +11,8 @@ import math
 from collections.abc import Iterator
 from functools import cache
 
-from mlx_gpt.stories.plot import TAGS, scene
+from mlx_gpt.stories.plot import scene
+from mlx_gpt.stories.sentences import TAGS
 from mlx_gpt.stories.walks import Entropy, Span, expectation, read, sample
 
 __all__ = ["TAGS", "Entropy", "Span", "entropy", "nats", "spans", "stories", "story"]
