@@ -21,7 +21,7 @@ from mlx_gpt.chart import terminal_curve
 from mlx_gpt.checkpoint import MODEL, Card, Last, read_last
 from mlx_gpt.corpus import Corpus, Text
 from mlx_gpt.device import peak_memory
-from mlx_gpt.errors import Stopped
+from mlx_gpt.errors import SettingError, Stopped
 from mlx_gpt.folder import LOG, Folder
 from mlx_gpt.measure import measure
 from mlx_gpt.model import Kept, LanguageModel, Progress, Stage
@@ -92,8 +92,14 @@ class Run:
         return self
 
     def _go_on(self) -> None:
-        """Take up the run where its last save left it, read while no other process can go on with it."""
+        """Take up the run where its last save left it, read while no other process can go on with it.
+
+        Raises SettingError where that save is no longer of the run whose settings were read before.
+        """
         self.last = read_last(self.folder.path, self.notice)
+        card, mine = self.last.card, self.card
+        if (card.stage, card.config, card.recipe, card.corpus) != (mine.stage, mine.config, mine.recipe, mine.corpus):
+            raise SettingError(f"--run {self.folder.path}: another training began here meanwhile; resume again")
         facts = self.last.kept.facts
         self.best = float(facts.get("best", math.inf))
         self.before = float(facts.get("seconds", 0.0))

@@ -28,7 +28,7 @@ from mlx_gpt import stages
 from mlx_gpt.corpus import Corpus, Source, Text, open_corpus
 from mlx_gpt.device import description, pick_device
 from mlx_gpt.measure import measure
-from mlx_gpt.model import Kept, LanguageModel, Progress
+from mlx_gpt.model import LanguageModel, Silent
 from mlx_gpt.run import parameter_count
 
 SMALL = {
@@ -40,24 +40,6 @@ SMALL = {
     "inner": 320,
 }  # 800,640 parameters with Tiny Shakespeare's 65 characters and 257 bytes; nanoGPT's small setting has 804,096
 BATCH = 12
-
-
-class Silent:
-    """A report that nobody reads."""
-
-    def notice(self, message: str) -> None: ...
-
-    def progress(self, progress: Progress) -> None: ...
-
-    def validated(self, model: LanguageModel, step: int, bits_per_byte: float) -> None: ...
-
-    def keep(self, kept: Kept) -> None: ...
-
-    def kept(self) -> Kept | None:
-        return None
-
-    def stopping(self) -> int:
-        return 0
 
 
 class Watch(Silent):

@@ -141,7 +141,7 @@ class Step:
         """The gradient of scale x mean loss in every weight; the summed nats and the memory carried on."""
         dtype = TYPES[self.precision]
         weights = under(state, WEIGHT)
-        names = sorted(name for name in state if name.startswith(CARRIED))
+        names = [CARRIED + str(place) for place in range(sum(name.startswith(CARRIED) for name in state))]
 
         def objective(weights: Tree) -> tuple[mx.array, Tree]:
             self.fill(weights, dtype, training=True)

@@ -1,9 +1,9 @@
 """M2-optimised GPT: the advanced GPT, learning from less text, sooner and in less memory.
 
     norm, rotation and attention as one fused kernel each; one compiled graph a step; logits in chunks
-    h + causal convolution of h over 4 tokens, before attention and before the feed-forward layer
+    h + causal convolution of h over a few tokens, before attention and before the feed-forward layer
 
-Remembers: as the advanced GPT, a key-value cache; and the last 3 tokens at each convolution.
+Remembers: as the advanced GPT, a key-value cache; and the last few vectors before each convolution.
 
 Better than the advanced GPT: a GPU is asked a few large things instead of many small ones, the table of scores
 (T x T) and the logits of a batch never exist; Muon, averaged weights and the convolutions, which bring what is next
