@@ -241,10 +241,10 @@ def _size(path: Path) -> int:
 
 
 def _settings(kind: type[Settings], told: dict[str, Any]) -> Settings:
-    """Settings from JSON. An unknown name is an error, for a dropped setting is another model; a missing one is of a
-    file older than the setting, whose default is what was done before there was a choice."""
+    """Settings from JSON. An unknown name is an error, for a dropped setting is another model; one that is missing
+    was not there yet when the file was written."""
     assert is_dataclass(kind)
     strange = sorted(told.keys() - {field.name for field in fields(kind)})
     if strange:
         raise SettingError(f"setting {strange[0]} is unknown")
-    return kind(**told)
+    return kind(**{field.name: field.metadata["before"] for field in fields(kind)} | told)

@@ -22,15 +22,17 @@ def setting(
     divides: str = "",
     reads: Callable[[str], Any] | None = None,
     auto: bool = False,
+    before: Any = None,
 ) -> Any:
     """A dataclass field that explains and guards itself.
 
     divides  names a field it must divide
     reads    what makes sense of a text, raising SettingError where there is none
     auto     a whole number for which the command line also takes the word auto, which means 0
+    before   what was done before there was this setting, where that is not the default
     """
     guards: dict[str, object] = {"help": help, "low": low, "high": high, "choices": choices}
-    guards |= {"divides": divides, "reads": reads, "auto": auto}
+    guards |= {"divides": divides, "reads": reads, "auto": auto, "before": default if before is None else before}
     return field(default=default, metadata=guards)
 
 

@@ -106,6 +106,7 @@ class Run:
         self.saved = int(facts.get("step", 0))
         self.latest = Progress(self.saved, 1, math.nan, 0.0, int(facts.get("tokens", 0)), self.before)
         self.folder.go_on(self.last.notes, self.saved)
+        self.notice(f"going on after step {self.saved:,}")
         self.asked.later = bool(self.last.kept.arrays)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

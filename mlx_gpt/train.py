@@ -215,8 +215,6 @@ def _train(
         f"{corpus.tokenizer.vocab_size:,} {source.tokenizer} tokens",
         bold=True,
     )
-    if last is not None:
-        _notice(f"going on after step {last.card.step:,}")
     with Run(folder, stage, preset, config, recipe, corpus, model, last is not None) as report:
         model.fit(corpus, recipe, report)
         report.finish()

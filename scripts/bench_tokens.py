@@ -43,17 +43,18 @@ BATCH = 12
 
 
 class Watch(Silent):
-    """A report that scores all held-out text at each look."""
+    """A report that scores all held-out text at each look; its seconds are of training, compiling and the loop's own
+    looks."""
 
-    def __init__(self, texts: tuple[Text, ...], tokens_a_step: int) -> None:
-        self.texts, self.tokens_a_step = texts, tokens_a_step
+    def __init__(self, texts: tuple[Text, ...], rows: int, context: int) -> None:
+        self.texts, self.context, self.tokens_a_step = texts, context, rows * context
         self.points: list[dict[str, float]] = []
         self.scoring = 0.0
         self.started = time.perf_counter()
 
     def validated(self, model: LanguageModel, step: int, bits_per_byte: float) -> None:
         started = time.perf_counter()
-        blocks = [block_nats(model, text, SMALL["context"]) * text.tokens for text in self.texts]
+        blocks = [block_nats(model, text, self.context) * text.tokens for text in self.texts]
         point: dict[str, float] = {
             "tokens": step * self.tokens_a_step,
             "nats_in_blocks": sum(blocks) / sum(text.tokens for text in self.texts),
@@ -104,14 +105,16 @@ def side_by_side(
     return one, other
 
 
-def crossing(points: list[dict[str, float]], name: str, level: float) -> float:
-    """Tokens at which a loss falls to `level`, in a line between two looks; infinite where it does not."""
-    for before, after in zip([points[0], *points], points, strict=False):
+def crossing(points: list[dict[str, float]], name: str, level: float) -> str:
+    """Between which looks a loss falls to `level`, in tokens, and where in a line between them."""
+    before = {"tokens": 0.0, name: math.inf}
+    for after in points:
         if after[name] <= level:
-            above, below = before[name] - level, level - after[name]
-            share = above / (above + below) if above > 0 else 1.0
-            return before["tokens"] + share * (after["tokens"] - before["tokens"])
-    return math.inf
+            share = (before[name] - level) / (before[name] - after[name]) if before["tokens"] else 1.0
+            about = before["tokens"] + share * (after["tokens"] - before["tokens"])
+            return f"{before['tokens']:,.0f} to {after['tokens']:,.0f} (about {about:,.0f})"
+        before = after
+    return "no look"
 
 
 def trained(number: int, corpus: Corpus, config: dict[str, Any], recipe: dict[str, Any], watch: Watch) -> LanguageModel:
@@ -150,7 +153,9 @@ def main(
     texts = (corpus.valid, corpus.test)
     known, counted = stages.stage(stage), stages.stage(4)
     config, recipe = changed(stage, changes)
-    recipe = {"steps": steps, "batch_size": BATCH, "evaluate_every": every} | recipe
+    recipe = {"batch_size": BATCH, "length": 0} | recipe | {"steps": steps, "evaluate_every": every}
+    context = recipe["length"] or config.get("context", SMALL["context"])
+    recipe["length"] = context
     recipe["warmup"] = recipe.get("warmup", min(vars(known.recipe)["warmup"], steps // 4))
     longest: dict[str, Any] = {"order": 7}
     ngram = counted.model(dataclasses.replace(counted.config, **longest), corpus.tokenizer.vocab_size)
@@ -159,26 +164,26 @@ def main(
     click.echo(f"n-gram of order 7: {counting:.4f} nats a token after {corpus.train.tokens:,} tokens, each once")
     runs, pairs, size = [], [], 0
     for seed in range(first_seed, first_seed + seeds):
-        watch = Watch(texts, BATCH * SMALL["context"])
+        watch = Watch(texts, recipe["batch_size"], context)
         model = trained(stage, corpus, config, {**recipe, "seed": seed}, watch)
         size = parameter_count(model)
         runs.append(watch.points)
-        pairs.append(together(model, ngram, corpus, SMALL["context"]))
+        pairs.append(together(model, ngram, corpus, context))
         last = watch.points[-1]
         click.echo(
             f"seed {seed}: {last['nats_in_blocks']:.4f} nats in blocks, {last['nats_in_windows']:.4f} in windows after "
-            f"{last['tokens']:,} tokens and {last['seconds']:.0f} s; {level} in blocks after "
-            f"{crossing(watch.points, 'nats_in_blocks', level):,.0f} tokens; the n-gram passed after "
-            f"{crossing(watch.points, 'nats_in_windows', counting):,.0f} (windows), "
-            f"{crossing(watch.points, 'nats_in_blocks', counting):,.0f} (blocks)"
+            f"{last['tokens']:,} tokens and {last['seconds']:.0f} s; {level} in blocks at "
+            f"{crossing(watch.points, 'nats_in_blocks', level)} tokens; the n-gram passed in windows at "
+            f"{crossing(watch.points, 'nats_in_windows', counting)}, in blocks at "
+            f"{crossing(watch.points, 'nats_in_blocks', counting)}"
         )
-    click.echo(f"stage {stage}, {size:,} parameters, mean and standard deviation of {seeds} seeds")
+    click.echo(f"stage {stage}, {size:,} parameters, {seeds} seeds: mean ± standard deviation")
     click.echo("     tokens   nats/token in blocks   in windows        seconds")
     table = [spread(points) for points in zip(*runs, strict=True)]
     for row in table:
         click.echo(
-            f"{row['tokens']:>11,}   {row['nats_in_blocks']:.4f} ± {row['nats_in_blocks_spread']:.4f}      "
-            f"{row['nats_in_windows']:.4f} ± {row['nats_in_windows_spread']:.4f}   {row['seconds']:6.1f}"
+            f"{row['tokens']:>11,}   {row['nats_in_blocks']:.4f}{give(row, 'nats_in_blocks')}      "
+            f"{row['nats_in_windows']:.4f}{give(row, 'nats_in_windows')}   {row['seconds']:6.1f}"
         )
     pair = {name: statistics.mean(found[name] for found in pairs) for name in pairs[0]}
     click.echo(
@@ -199,11 +204,23 @@ def changed(stage: int, changes: tuple[str, ...]) -> tuple[dict[str, Any], dict[
     for change in changes:
         name, _, text = change.partition("=")
         own, kind = (known.config, config) if hasattr(known.config, name) else (known.recipe, recipe)
-        if not hasattr(own, name):
-            raise click.BadParameter(f"{name}: neither config nor recipe of stage {stage} has it", param_hint="--set")
+        if not hasattr(own, name) or name in ("steps", "evaluate_every", "seed"):
+            raise click.BadParameter(
+                f"{name}: neither config nor recipe of stage {stage} has it, or an option of its own",
+                param_hint="--set",
+            )
         default = getattr(own, name)
-        kind[name] = text == "True" if isinstance(default, bool) else type(default)(text)
+        try:
+            kind[name] = {"true": True, "false": False}[text.lower()] if type(default) is bool else type(default)(text)
+        except (KeyError, ValueError) as error:
+            raise click.BadParameter(f"{change}: expected a {type(default).__name__}", param_hint="--set") from error
     return config, recipe
+
+
+def give(row: dict[str, float], name: str) -> str:
+    """The standard deviation; one run has none."""
+    spread = row.get(f"{name}_spread")
+    return " " * 9 if spread is None else f" ± {spread:.4f}"
 
 
 def spread(points: tuple[dict[str, float], ...]) -> dict[str, float]:
@@ -212,7 +229,8 @@ def spread(points: tuple[dict[str, float], ...]) -> dict[str, float]:
     for name in ("nats_in_blocks", "nats_in_windows", "seconds"):
         values = [point[name] for point in points]
         row[name] = statistics.mean(values)
-        row[f"{name}_spread"] = statistics.stdev(values) if len(values) > 1 else 0.0
+        if len(values) > 1:
+            row[f"{name}_spread"] = statistics.stdev(values)
     return row
 
 

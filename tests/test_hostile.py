@@ -173,6 +173,20 @@ def saved(corpus: Corpus, trained: Callable[[int], LanguageModel], tmp_path_fact
     return bytes_of
 
 
+def test_a_file_from_before_there_was_a_setting_is_read_as_what_it_is(
+    corpus: Corpus, saved: Saved, tmp_path: Path
+) -> None:
+    """Stage 11 without its convolutions did not know `taps`, whose default is another."""
+    stage = stages.stage(11)
+    config = dataclasses.replace(stage.tiny.config, **{"taps": 0})
+    model = stage.model(config, corpus.tokenizer.vocab_size)
+    file = tmp_path / "old"
+    checkpoint.save(file, model, corpus.tokenizer, dataclasses.replace(card_of(11, corpus), config=config))
+    put(tmp_path, with_card(file.read_bytes(), drops("config", "taps")))
+    found = checkpoint.load(tmp_path)
+    assert found.card.config == config and found.model.arrays().keys() == model.arrays().keys()
+
+
 def put(folder: Path, content: bytes) -> Path:
     """A run folder whose model is these bytes."""
     (folder / MODEL).write_bytes(content)

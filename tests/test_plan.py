@@ -132,6 +132,12 @@ def test_the_rough_bound_is_above_every_run(number: int) -> None:
     assert bound(make(), recipe) > measured(make, recipe)
 
 
+def test_so_it_is_for_convolutions_that_are_longer_than_the_text() -> None:
+    make = build(11, "tiny", width=64, layers=4, inner=16, taps=64)
+    recipe = dataclasses.replace(stages.stage(11).tiny.recipe, batch_size=512, length=2)
+    assert bound(make(), recipe) > measured(make, recipe)
+
+
 def test_exact_parts_are_the_arrays(corpus: Corpus) -> None:
     """Stage 7, tiny: 43,712 weights of 4 bytes, two moments of AdamW, and 16 tracks of two vectors of 48."""
     need = plan(build(7, "tiny"), corpus, stages.stage(7).tiny.recipe, m2=False).given.need

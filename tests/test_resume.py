@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from mlx_gpt import checkpoint, stages
-from mlx_gpt.corpus import Corpus
-from mlx_gpt.errors import CheckpointError, Stopped
+from mlx_gpt.corpus import Corpus, open_corpus
+from mlx_gpt.errors import CheckpointError, SettingError, Stopped
 from mlx_gpt.model import Kept
+from mlx_gpt.run import Run
 from tests.conftest import Keeper
 from tests.test_doors import walk
 
@@ -287,6 +288,22 @@ def test_kill_9_at_any_moment_loses_nothing(story_file: Path, tmp_path: Path) ->
 @pytest.mark.slow
 def test_kill_9_two_hundred_times(story_file: Path, tmp_path: Path) -> None:
     kills(200, 2, story_file, tmp_path)
+
+
+def test_a_resume_sees_that_another_training_began_meanwhile(story_file: Path, tmp_path: Path) -> None:
+    """Its settings were read before it had the lock; nothing is overwritten."""
+    assert process(*arguments(11, story_file, tmp_path)).wait() == 0
+    card = checkpoint.read_last(tmp_path, print).card
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    stage, text = stages.stage(11), open_corpus(card.source, print)
+    model = stage.model(card.config, text.tokenizer.vocab_size)
+    other = dataclasses.replace(card.recipe, learning_rate=0.5)
+    with pytest.raises(SettingError, match="meanwhile"):
+        Run(tmp_path, stage, card.preset, card.config, other, text, model, True).__enter__()
+    after = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert {name: after[name] for name in before} == before
+    with Run(tmp_path, stage, card.preset, card.config, card.recipe, text, model, True) as run:
+        assert run.saved == card.step
 
 
 def test_the_ladder_goes_on_where_it_stopped(story_file: Path, tmp_path: Path) -> None:

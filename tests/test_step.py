@@ -122,6 +122,7 @@ SLOW = [pytest.param(number, 1_000, marks=pytest.mark.slow) for number in NEURAL
 def test_memory_is_flat(number: int, steps: int) -> None:
     """Active memory after many steps is that after a few, but for buffers used again that are a little larger."""
     gc.collect()  # what earlier tests left behind
+    mx.clear_cache()
     step, batches = tiny(number)
     state, active = step.begin(), {}
     for at in range(steps):
@@ -288,3 +289,20 @@ def test_a_budget_of_minutes_ends_on_time_with_its_rate_run_down(minutes: float,
     model.fit(corpus, recipe, Watcher())
     assert 0.6 * 60 * minutes < time.perf_counter() - started < 1.5 * 60 * minutes
     assert len(rates) > 3 and rates[-1] < 0.5 * max(rates)
+
+
+def test_more_than_ten_memories_are_carried_each_to_its_own_place(corpus: Corpus) -> None:
+    """Six layers have twelve: by name the eleventh would come before the third."""
+    step, batches = tiny(7, layers=6, running=True, optimizer="adamw")
+    state, batch = step.begin(), batches.at(0)
+    places = range(12)
+    for place in places:
+        state[f"carried.{place}"] = mx.full(state[f"carried.{place}"].shape, 0.05 * place)
+    memory = step.model.memory(8)
+    memory.arrays = [mx.array(state[f"carried.{place}"]) for place in places]
+    step.fill({name.removeprefix(WEIGHT): array for name, array in state.items() if name.startswith(WEIGHT)})
+    step.model.eval()
+    step.model.hidden(mx.array(batch[:, :-1]), memory)
+    after, _ = step.take(state, batch, 0.0, 0)
+    for place in places:
+        assert mx.allclose(after[f"carried.{place}"], memory.arrays[place], atol=1e-5).item(), place

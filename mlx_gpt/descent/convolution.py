@@ -1,7 +1,7 @@
 """A causal depthwise convolution: to each token its own number of the last few, mixed channel by channel.
 
-As shift and multiply, which compile into one kernel forward and one backward, where `mx.conv1d` with a group for each
-channel is a loop over groups on the CPU.
+As shift, multiply and add, which compile into few kernels, where `mx.conv1d` with a group for each channel is a loop
+over groups on the CPU.
 
 B batch, T tokens, D channels, K taps.
 """
@@ -42,5 +42,5 @@ def _mixed(x: mx.array, factors: mx.array) -> mx.array:
     """out[t] = sum over k of factors[k] * x[t + k], in the type of x."""
     size = factors.shape[0]
     tokens = x.shape[1] - size + 1
-    parts = [factors[k] * x[:, k : k + tokens] for k in range(size)]
+    parts = [factors[k : k + 1] * x[:, k : k + tokens] for k in range(size)]
     return sum(parts[1:], parts[0])

@@ -15,5 +15,5 @@ def exp2(x: mx.array) -> mx.array:
 
 
 def sigmoid(x: mx.array) -> mx.array:
-    """1 / (1 + e^-x) of any shape."""
-    return 1 / (1 + exp2(x * -LOG2_E))
+    """1 / (1 + e^-x) of any shape, in the type of x; computed in float32, for in 16 bits the exponent is too coarse."""
+    return (1 / (1 + exp2(x.astype(mx.float32) * -LOG2_E))).astype(x.dtype)

@@ -23,7 +23,7 @@ EPSILON = 1e-8  # of AdamW
 
 def is_matrix(name: str, weight: mx.array) -> bool:
     """Whether it multiplies vectors; the taps of a depthwise convolution are a gain for each channel, in a row."""
-    return weight.ndim >= 2 and not name.endswith("taps")
+    return weight.ndim >= 2 and name.rpartition(".")[2] != "taps"
 
 
 def hidden_matrices(weights: Mapping[str, mx.array]) -> list[str]:

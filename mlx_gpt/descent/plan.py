@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from mlx_gpt.corpus import Corpus
 from mlx_gpt.descent.loop import looked_at, sequence_length
 from mlx_gpt.descent.neural import Neural
-from mlx_gpt.descent.optimizers import hidden_matrices
+from mlx_gpt.descent.optimizers import hidden_matrices, is_matrix
 from mlx_gpt.descent.precision import fastest
 from mlx_gpt.descent.probe import Probe, Reading, Way
 from mlx_gpt.device import GPU_SHARE, room_to_compute
@@ -178,7 +178,7 @@ def bound(model: Neural, recipe: Descent) -> float:
     length = sequence_length(model, recipe)
     tokens = max(recipe.batch_size // recipe.accumulate * length, BATCH_TOKENS)
     arrays = model.arrays()
-    wide = sum(sum(array.shape) for name, array in arrays.items() if array.ndim >= 2)
+    wide = sum(sum(a.shape) if is_matrix(name, a) else a.size for name, a in arrays.items() if a.ndim >= 2)
     # heads of at least 16 numbers each, every one with a score for each pair of tokens
     scores = len(model.blocks) * -(-model.head()[0].shape[1] // 16) * length if "blocks" in model else 0
     floats = FLOATS_A_WEIGHT * sum(array.size for array in arrays.values())

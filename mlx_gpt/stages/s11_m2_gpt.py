@@ -12,8 +12,8 @@ Still wrong: it is as big as it is trained; a small model knows little, however 
 
 Source: the architecture of stage 10 on `mlx.fast`; FlashAttention (Dao et al. 2022) for the fused attention; Canon
 layers A and C (Allen-Zhu 2025, "Physics of Language Models 4.1"; So et al. 2021, "Primer", for depthwise convolution
-in attention); Muon (Jordan et al. 2024; Liu et al. 2025). With `--taps 0`, or with all taps at zero as they begin,
-its numbers are those of stage 10, whose weights it takes unchanged.
+in attention); Muon (Jordan et al. 2024; Liu et al. 2025). With `--taps 0` it takes stage 10's weights unchanged and
+gives its numbers; with taps of zero, as they begin, its numbers are stage 10's, too.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ class Config(Settings):
     rope_base: float = setting(10_000.0, "slowest rotation of the rotary positions", low=1.0, high=1e9)
     window: int = setting(0, "tokens that a sparse layer sees; 0 makes every layer see all", low=0, high=1_048_576)
     dense_every: int = setting(2, "with a window: every so many layers one still sees all", low=1, high=512)
-    taps: int = setting(4, "tokens that the convolutions mix; 0 leaves them out: stage 10's weights", low=0, high=64)
+    taps: int = setting(
+        4, "tokens that the convolutions mix; 0 leaves them out: stage 10's weights", low=0, high=64, before=0
+    )
 
 
 def head_width(config: Config) -> int:
