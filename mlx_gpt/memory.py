@@ -5,8 +5,9 @@ B batch, T tokens, C context, H heads, E width of one head, L layers.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, Self, TypeVar
 
 import mlx.core as mx
 
@@ -21,6 +22,19 @@ class Memory(Protocol):
         """How many more tokens fit; None where there is no end."""
         ...
 
+    def take(self, rows: mx.array) -> Self:
+        """Another memory, whose row r is row `rows[r]` of this one; rows may repeat and leave some out."""
+        ...
+
+
+Kind = TypeVar("Kind", bound=Memory)
+
+
+def _taken(memory: Kind, rows: mx.array, axis: int = 0) -> Kind:
+    taken = copy.copy(memory)
+    taken.arrays = [mx.take(array, rows, axis=axis) for array in memory.arrays]
+    return taken
+
 
 class Window:
     """The last few token ids: all that a feed-forward model remembers."""
@@ -33,6 +47,9 @@ class Window:
     @property
     def room(self) -> int | None:
         return None
+
+    def take(self, rows: mx.array) -> Self:
+        return _taken(self, rows)
 
     def extend(self, ids: mx.array) -> mx.array:
         """Ids (B, T) with the remembered ones in front (B, size + T); keeps the last `size` of them."""
@@ -54,6 +71,9 @@ class Rows:
     def room(self) -> int | None:
         return None
 
+    def take(self, rows: mx.array) -> Self:
+        return _taken(self, rows, axis=1)
+
 
 class State:
     """A fixed number of vectors, rewritten at every token: what a recurrent model remembers."""
@@ -64,6 +84,9 @@ class State:
     @property
     def room(self) -> int | None:
         return None
+
+    def take(self, rows: mx.array) -> Self:
+        return _taken(self, rows)
 
 
 class Transcript:
@@ -76,6 +99,9 @@ class Transcript:
     @property
     def room(self) -> int | None:
         return self.context - self.arrays[0].shape[1]
+
+    def take(self, rows: mx.array) -> Self:
+        return _taken(self, rows)
 
     def extend(self, ids: mx.array) -> mx.array:
         """The whole context with ids (B, T) at its end."""
@@ -106,6 +132,9 @@ class KVCache:
     @property
     def room(self) -> int | None:
         return self.context - self.length
+
+    def take(self, rows: mx.array) -> Self:
+        return _taken(self, rows)
 
     def extend(self, layer: int, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Store (B, H, T, E) at the end of a layer; returns all keys and values so far (B, H, S, E).
