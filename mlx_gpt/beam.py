@@ -57,7 +57,7 @@ def beam_search(
             ]
             longer[:, end] = -np.inf
         best = largest(longer.reshape(-1), width)
-        best = best[longer.reshape(-1)[best] > -np.inf]
+        best = np.sort(best[longer.reshape(-1)[best] > -np.inf])  # texts in the order of their ids: so are equals
         rows, ids = np.divmod(best, longer.shape[1])
         alive = longer[rows, ids]
         past = np.concatenate([past[rows], ids[:, None].astype(np.int32)], axis=1)
