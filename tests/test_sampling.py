@@ -202,7 +202,7 @@ def test_a_taste_applies_its_settings_in_the_order_it_says() -> None:
 
 def test_no_taste_empties_a_row() -> None:
     harsh = Taste(
-        temperature=1e-45, top_k=1, top_p=1e-9, min_p=1.0, typical_p=1e-9, repetition_penalty=100.0,
+        temperature=1e-50, top_k=1, top_p=1e-9, min_p=1.0, typical_p=1e-9, repetition_penalty=100.0,
         presence_penalty=100.0, frequency_penalty=100.0, bias="0:-inf",
     )  # fmt: skip
     for row, counts in zip(ROWS[:300], COUNTS, strict=False):
