@@ -81,6 +81,9 @@ def test_dropout_is_off_when_scoring(corpus: Corpus) -> None:
     ids = mx.array(np.asarray(corpus.test.ids[:20], np.int32))[None]
     assert mx.array_equal(model.logprobs(ids), model.logprobs(ids))
     assert isinstance(model, nn.Module) and not model.training
+    loaded = stage.model(config, corpus.tokenizer.vocab_size)  # and in a model that was never trained here
+    loaded.restore(model.arrays())
+    assert mx.array_equal(loaded.logprobs(ids), model.logprobs(ids))
 
 
 @pytest.mark.parametrize(

@@ -119,4 +119,5 @@ class Neural(nn.Module):
             if array.dtype not in (np.float32, mx.float32):
                 raise CheckpointError(f"{name} holds {array.dtype}, this model wants float32")
         self.update(tree_unflatten([(name, mx.array(array)) for name, array in arrays.items()]))
+        self.eval()  # nothing is dropped: a module of MLX's begins in training
         mx.eval(self.parameters())
