@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import numpy as np
 
 from mlx_gpt import stages
 from mlx_gpt.corpus import Source
+from mlx_gpt.descent.packed import Packing
+from mlx_gpt.descent.packing import make_room
 from mlx_gpt.errors import CheckpointError, MlxGptError, SettingError
 from mlx_gpt.model import Kept, LanguageModel, Stage
 from mlx_gpt.recipe import Recipe, Settings
@@ -28,7 +30,8 @@ RUNS = Path("runs")
 @dataclass(frozen=True)
 class Card:
     """What a checkpoint says of itself. `corpus` is its corpus's digest, `text` that of the text and split alone,
-    whatever the tokenizer. `scores` are figures by name, on the held-out text of `source`."""
+    whatever the tokenizer. `scores` are figures by name, on the held-out text of `source`; `packings` say how the
+    packed matrices of a quantised model are packed, by name."""
 
     stage: int
     preset: str
@@ -41,10 +44,14 @@ class Card:
     step: int
     finished: bool
     scores: dict[str, float]
+    packings: dict[str, Packing] = field(default_factory=dict)
 
     def json(self) -> str:
         """The card as text, for the file's metadata."""
-        return json.dumps({"format": FORMAT, **asdict(self)})
+        told = {"format": FORMAT, **asdict(self)}
+        if not self.packings:
+            del told["packings"]  # as in files from before there were any
+        return json.dumps(told)
 
 
 @dataclass(frozen=True)
@@ -112,6 +119,10 @@ def read_last(folder: Path, notice: Callable[[str], None]) -> Last:
     Raises CheckpointError where there is neither.
     """
     if not any((folder / name).exists() for name in (LAST, BEFORE)):
+        if (folder / MODEL).exists() and read_card(folder).packings:
+            raise CheckpointError(
+                f"--run {folder}: a quantised model cannot be trained on; resume the run it was made of"
+            )
         raise CheckpointError(f"--run {folder}: nothing to go on from; train it without --resume")
     try:
         return _read_last(folder / LAST)
@@ -175,6 +186,7 @@ def read_card(folder: Path) -> Card:
         if type(told["source"]["paths"]) is not list:
             raise ValueError("paths that are no list")
         told["source"] = Source(**{**told["source"], "paths": tuple(told["source"]["paths"])})
+        told["packings"] = {name: Packing(**how) for name, how in told.get("packings", {}).items()}
         card = Card(**told)
         _check(card)
         return card
@@ -198,6 +210,7 @@ def load(folder: Path, number: int | None = None) -> Checkpoint:
         if tokenizer.vocab_size != card.vocab_size:
             raise CheckpointError("its tokenizer and its model disagree on the vocabulary")
         model = stage.model(card.config, card.vocab_size)
+        make_room(model, card.packings)
         model.restore(parts)
     except (RuntimeError, ValueError, KeyError, MlxGptError) as error:
         raise CheckpointError(f"{path}: {shown(error)}") from error

@@ -11,7 +11,7 @@ import numpy as np
 
 from mlx_gpt import stories
 from mlx_gpt.checkpoint import Checkpoint
-from mlx_gpt.corpus import Text, documents, encode_text, files, named_paths, open_corpus, overlap
+from mlx_gpt.corpus import Corpus, Text, documents, encode_text, files, named_paths, open_corpus, overlap
 from mlx_gpt.errors import DataError
 from mlx_gpt.tokenizer import WORD, Tokenizer
 
@@ -24,16 +24,8 @@ def held_out(trained: Checkpoint, data: Sequence[str], notice: Notice) -> Text:
     Raises DataError where the run's text is gone or has changed, or where `data` holds no text. Notices say
     how many documents of `data` were trained on.
     """
-    source = trained.card.source
     if not data:
-        if trained.card.preset == "imported":
-            raise DataError("this model was imported, and its text is not known; give --data FILE to score it on")
-        if "-" in source.paths:
-            raise DataError("this run was trained on standard input; give --data FILE to score it on")
-        corpus = open_corpus(source, notice)
-        if corpus.digest != trained.card.corpus:
-            raise DataError(f"{source}: changed since this run was trained on it; give --data FILE")
-        return corpus.test
+        return own_corpus(trained, notice).test
     with named_paths(data) as paths:
         texts = list(documents(files(paths)))
     if not texts:
@@ -50,6 +42,19 @@ def held_out(trained: Checkpoint, data: Sequence[str], notice: Notice) -> Text:
             f"{unknown:,} of {text.tokens:,} words are unknown; bits per byte of a word model leave out their letters"
         )
     return text
+
+
+def own_corpus(trained: Checkpoint, notice: Notice) -> Corpus:
+    """What a run was trained on, opened again. Raises DataError where that is gone or has changed."""
+    source = trained.card.source
+    if trained.card.preset == "imported":
+        raise DataError("this model was imported, and its text is not known; give --data FILE to score it on")
+    if "-" in source.paths:
+        raise DataError("this run was trained on standard input; give --data FILE to score it on")
+    corpus = open_corpus(source, notice)
+    if corpus.digest != trained.card.corpus:
+        raise DataError(f"{source}: changed since this run was trained on it; give --data FILE")
+    return corpus
 
 
 def raw_bytes(text: Text, tokenizer: Tokenizer) -> list[bytes]:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from mlx_gpt import __main__, arpa, compare, count, download, evaluate, generate, ladder, merge, stages, train
+from mlx_gpt import __main__, arpa, compare, count, download, evaluate, generate, ladder, merge, quantize, stages, train
 
 DOORS = {
     "arpa": arpa,
@@ -25,6 +25,7 @@ DOORS = {
     "compare": compare,
     "count": count,
     "merge": merge,
+    "quantize": quantize,
     "download": download,
     "ladder": ladder,
 }

@@ -30,7 +30,7 @@ LEVELS = [
     {"stages"},
     {"checkpoint", "sampling", "beam"},
     {"door", "folder", "heldout", "run"},
-    {"train", "generate", "evaluate", "compare", "download", "ladder", "count", "merge", "arpa"},
+    {"train", "generate", "evaluate", "compare", "download", "ladder", "count", "merge", "quantize", "arpa"},
     {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

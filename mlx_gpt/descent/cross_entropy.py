@@ -7,11 +7,12 @@ from typing import cast
 import mlx.core as mx
 
 from mlx_gpt.descent.exponential import LOG2_E, exp2
+from mlx_gpt.descent.packed import Matrix, linear
 
 
-def logits_of(hidden: mx.array, weight: mx.array, bias: mx.array | None) -> mx.array:
+def logits_of(hidden: mx.array, weight: Matrix, bias: mx.array | None) -> mx.array:
     """hidden (..., D) under weight (V, D) and bias (V,) -> (..., V); a bias of no numbers is none."""
-    return hidden @ weight.T if bias is None or not bias.size else mx.addmm(bias, hidden, weight.T)
+    return linear(hidden, weight, None if bias is None or not bias.size else bias)
 
 
 def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
@@ -23,9 +24,7 @@ def cross_entropy(logits: mx.array, targets: mx.array) -> mx.array:
     return mx.logsumexp(logits, axis=-1) - chosen
 
 
-def nats_in_chunks(
-    hidden: mx.array, weight: mx.array, bias: mx.array | None, targets: mx.array, chunk: int
-) -> mx.array:
+def nats_in_chunks(hidden: mx.array, weight: Matrix, bias: mx.array | None, targets: mx.array, chunk: int) -> mx.array:
     """The loss (N,) of each target after hidden (N, D) under weight (V, D), `chunk` rows of logits at a time.
 
     Forward only: its gradients would keep every chunk. One graph, so that it can be compiled.

@@ -15,6 +15,7 @@ from mlx_gpt.corpus import Corpus
 from mlx_gpt.descent.cross_entropy import chunked_cross_entropy, cross_entropy, logits_of, nats_in_chunks
 from mlx_gpt.descent.dropout import through
 from mlx_gpt.descent.loop import descend
+from mlx_gpt.descent.packed import Matrix, Packed, whole
 from mlx_gpt.errors import CheckpointError, SettingError
 from mlx_gpt.memory import Memory
 from mlx_gpt.model import Report, check_ids
@@ -31,6 +32,7 @@ class Neural(nn.Module):
     vocab_size: int
     context: int | None = None  # tokens its memory has room for; None: no end
     blocks: list[nn.Module]  # of a stage that is a stack of them
+    packable: tuple[str, ...] = ()  # its own matrices that it multiplies by `linear` or hands to a scan
     activation_penalty = 0.0  # on the mean square of the hidden vectors, in training
     slowness_penalty = 0.0  # on that of their change from token to token
     recompute = False  # whether the backward pass computes each block again instead of keeping its inside
@@ -44,7 +46,7 @@ class Neural(nn.Module):
         """ids (B, T) -> what the output layer sees after each of them (B, T, D); brings the memory up to date."""
 
     @abstractmethod
-    def head(self) -> tuple[mx.array, mx.array | None]:
+    def head(self) -> tuple[Matrix, mx.array | None]:
         """Weight (V, D) and bias (V,) of the output layer."""
 
     def logits(self, hidden: mx.array) -> mx.array:
@@ -57,7 +59,8 @@ class Neural(nn.Module):
         hidden = self.hidden(ids[:, :-1], memory)  # (B, T, D)
         flat, targets = hidden.reshape(-1, hidden.shape[-1]), ids[:, 1:].reshape(-1)
         if chunk:
-            nats = chunked_cross_entropy(flat, *self.head(), targets, chunk)
+            weight, bias = self.head()
+            nats = chunked_cross_entropy(flat, whole(weight), bias, targets, chunk)
         else:
             nats = cross_entropy(self.logits(flat), targets).sum()
         penalty, wide = mx.array(0.0), hidden.astype(mx.float32)
@@ -73,7 +76,9 @@ class Neural(nn.Module):
         return through(block, x, *rest, again=self.training and self.recompute)
 
     def fit(self, corpus: Corpus, recipe: Any, report: Report) -> None:
-        """Stochastic descent on the training text; see descent.loop."""
+        """Stochastic descent on the training text; see descent.loop. Raises SettingError for a quantised model."""
+        if any(isinstance(module, Packed) for module in self.modules()):
+            raise SettingError("a quantised model cannot be trained on; train the one that it was made from")
         descend(self, corpus, recipe, report)
 
     def logprobs(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
@@ -116,8 +121,9 @@ class Neural(nn.Module):
         for name, array in arrays.items():
             if tuple(array.shape) != own[name].shape:
                 raise CheckpointError(f"{name} has shape {array.shape}, this model wants {own[name].shape}")
-            if array.dtype not in (np.float32, mx.float32):
-                raise CheckpointError(f"{name} holds {array.dtype}, this model wants float32")
+            held, wanted = (str(each.dtype).removeprefix("mlx.core.") for each in (array, own[name]))
+            if held != wanted:
+                raise CheckpointError(f"{name} holds {held}, this model wants {wanted}")
         self.update(tree_unflatten([(name, mx.array(array)) for name, array in arrays.items()]))
         self.eval()  # nothing is dropped: a module of MLX's begins in training
         mx.eval(self.parameters())

@@ -20,30 +20,38 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_gpt.descent.exponential import LOG2_E, exp2
+from mlx_gpt.descent.packed import Matrix, Packed, whole
 
 SMALLEST = 1e-30  # where an output gate counts as shut
 THREADS = 256  # of a Metal thread group
 
 
-def rnn_scan(inputs: mx.array, recurrent: mx.array, h: mx.array) -> tuple[mx.array, mx.array]:
+def rnn_scan(inputs: mx.array, recurrent: Matrix, h: mx.array) -> tuple[mx.array, mx.array]:
     """h_t = tanh(x_t + U h_{t-1}) for t = 1 … T.
 
     inputs (T, B, D), what x and the bias come to; recurrent U (D, D); h (B, D) before the first step
     -> every h (T, B, D) and the last (B, D). Gradients in all three. Source: Elman 1990.
     """
-    outputs: Any = _rnn(inputs, recurrent.astype(inputs.dtype), h.astype(inputs.dtype))
+    if isinstance(recurrent, Packed) and len(inputs) == 1:  # not written out for the sake of one token
+        every = mx.tanh(inputs + recurrent.times(h.astype(inputs.dtype)))
+        return every, every[0].astype(h.dtype)
+    outputs: Any = _rnn(inputs, whole(recurrent).astype(inputs.dtype), h.astype(inputs.dtype))
     every, last = outputs
     return every, last.astype(h.dtype)
 
 
-def lstm_scan(inputs: mx.array, recurrent: mx.array, h: mx.array, c: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+def lstm_scan(inputs: mx.array, recurrent: Matrix, h: mx.array, c: mx.array) -> tuple[mx.array, mx.array, mx.array]:
     """i, f, g, o = x_t + U h_{t-1};  c_t = σ(f) c_{t-1} + σ(i) tanh(g);  h_t = σ(o) tanh(c_t)  for t = 1 … T.
 
     inputs (T, B, 4 D), what x and the bias come to; recurrent U (4 D, D); h and c (B, D) before the first step
     -> every h (T, B, D), the last h and the last c (B, D). Gradients in all four. Source: Gers et al. 2000.
     """
     dtype = inputs.dtype
-    outputs: Any = _lstm(inputs, recurrent.astype(dtype), h.astype(dtype), c.astype(mx.float32))
+    if isinstance(recurrent, Packed) and len(inputs) == 1:
+        z = inputs[0] + recurrent.times(h.astype(dtype))  # (B, 4 D)
+        seen, after, _ = lstm_cell(c.shape[-1])(z, c.astype(mx.float32))
+        return seen[None], seen.astype(h.dtype), after.astype(c.dtype)
+    outputs: Any = _lstm(inputs, whole(recurrent).astype(dtype), h.astype(dtype), c.astype(mx.float32))
     every, last, after = outputs[:3]
     return every, last.astype(h.dtype), after.astype(c.dtype)
 

@@ -35,6 +35,8 @@ class Config(Settings):
 class RNN(Neural):
     """Elman's network over token vectors."""
 
+    packable = ("recurrent",)
+
     def __init__(self, config: Config, vocab_size: int) -> None:
         super().__init__()
         self.vocab_size, self.width = vocab_size, config.width

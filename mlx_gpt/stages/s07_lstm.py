@@ -22,6 +22,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_gpt.descent import Dropout, Neural
+from mlx_gpt.descent.packed import linear
 from mlx_gpt.descent.scan import lstm_scan
 from mlx_gpt.memory import Memory, State
 from mlx_gpt.model import Preset, Stage
@@ -63,12 +64,14 @@ class Layer(nn.Module):
 
     def __call__(self, x: mx.array, h: mx.array, c: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         """x (T, B, D), h and c (B, D) -> every h (T, B, D), the last h and c."""
-        inputs = mx.addmm(self.bias, x, self.input.T)  # (T, B, 4 D)
+        inputs = linear(x, self.input, self.bias)  # (T, B, 4 D)
         return lstm_scan(inputs, self.weight_drop(self.recurrent), h, c)
 
 
 class LSTM(Neural):
     """Layers of LSTM between an embedding and its transpose."""
+
+    packable = ("input", "recurrent")
 
     def __init__(self, config: Config, vocab_size: int) -> None:
         super().__init__()
