@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mlx_gpt.door import Door
+
+if TYPE_CHECKING:
+    from mlx_gpt.checkpoint import Checkpoint
+    from mlx_gpt.measure import Score
 
 
 @click.command(cls=Door)
@@ -21,8 +25,9 @@ from mlx_gpt.door import Door
     help="Folder of the runs.",
 )
 @click.option("--data", multiple=True, metavar="PATH...", help="Text to score instead of the runs' held-out split.")
+@click.option("--mixture", is_flag=True, help="Score the mixture of all runs, too; all of them are in memory at once.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def main(runs: Path, data: tuple[str, ...], as_json: bool) -> None:
+def main(runs: Path, data: tuple[str, ...], mixture: bool, as_json: bool) -> None:
     """Score every run on one held-out text, beside what compressors need for it.
 
     The runs must come from the same corpus, or --data names a text for all of them.
@@ -32,6 +37,7 @@ def main(runs: Path, data: tuple[str, ...], as_json: bool) -> None:
     from mlx_gpt.errors import CheckpointError, SettingError
     from mlx_gpt.heldout import held_out, raw_bytes, reference_lines
     from mlx_gpt.measure import measure
+    from mlx_gpt.mixture import mixed
 
     def notice(message: str) -> None:
         click.secho(message, err=True, dim=True)
@@ -61,32 +67,35 @@ def main(runs: Path, data: tuple[str, ...], as_json: bool) -> None:
         if not lines:
             builtin = trained.card.source.builtin and not data
             lines = reference_lines(raw_bytes(text, trained.tokenizer), builtin)
-        score = measure(trained.model, text)
-        told = trained.card.scores
-        rows.append(
-            {
-                "run": str(folder),
-                "stage": trained.stage.number,
-                "name": trained.stage.name,
-                "finished": trained.card.finished,
-                "bits_per_byte": score.bits_per_byte,
-                "perplexity": score.perplexity,
-                "tokens": score.tokens,
-                "bytes": score.bytes,
-                "tokens_per_second": score.tokens_per_second,
-                **{
-                    name: told.get(name) for name in ("parameters", "seconds", "train_tokens_per_second", "peak_memory")
-                },
-            }
-        )
+        rows.append(_row(folder, trained, measure(trained.model, text)))
+    rows.sort(key=lambda row: (row["stage"], row["run"]))
+    if mixture:
+        together = mixed([checkpoint.load(folder) for folder in folders], one_text=not data)
+        text = held_out(together, data, lambda message: None)
+        rows.append(_row(runs, together, measure(together.model, text)))
     if sys.stderr.isatty():
         click.echo("\r" + " " * 60 + "\r", err=True, nl=False)
-    rows.sort(key=lambda row: (row["stage"], row["run"]))
     if as_json:
         click.echo(json.dumps({"device": description(), "reference_lines": lines, "runs": rows}))
         return
     click.echo(f"{rows[0]['bytes']:,} bytes held out; {description()}\n")
     click.echo("\n".join(league_table(rows, lines)))
+
+
+def _row(run: Path, trained: Checkpoint, score: Score) -> dict[str, Any]:
+    told = trained.card.scores
+    return {
+        "run": str(run),
+        "stage": trained.stage.number,
+        "name": trained.stage.name,
+        "finished": trained.card.finished,
+        "bits_per_byte": score.bits_per_byte,
+        "perplexity": score.perplexity,
+        "tokens": score.tokens,
+        "bytes": score.bytes,
+        "tokens_per_second": score.tokens_per_second,
+        **{name: told.get(name) for name in ("parameters", "seconds", "train_tokens_per_second", "peak_memory")},
+    }
 
 
 def league_table(rows: list[dict[str, Any]], lines: dict[str, float]) -> list[str]:

@@ -136,3 +136,9 @@ def which_run(function: Function) -> Function:
     """--stage N (its default run) or --run DIR."""
     function = click.option("--run", type=click.Path(path_type=Path), help="The folder of a trained run.")(function)
     return click.option("--stage", type=int, help="A stage: 1 to 11; its default run under runs/ is taken.")(function)
+
+
+def mixed_runs(function: Function) -> Function:
+    """--mix DIR, once for each member, instead of --stage or --run."""
+    told = "The folder of a trained run, given once for each member: their mixture is the model."
+    return click.option("--mix", multiple=True, type=click.Path(path_type=Path), metavar="DIR", help=told)(function)

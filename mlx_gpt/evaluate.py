@@ -8,14 +8,15 @@ from pathlib import Path
 
 import click
 
-from mlx_gpt.door import Door, which_run
+from mlx_gpt.door import Door, mixed_runs, which_run
 
 
 @click.command(cls=Door)
 @which_run
+@mixed_runs
 @click.option("--data", multiple=True, metavar="PATH...", help="Text to score instead of the run's held-out split.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def main(stage: int | None, run: Path | None, data: tuple[str, ...], as_json: bool) -> None:
+def main(stage: int | None, run: Path | None, mix: tuple[Path, ...], data: tuple[str, ...], as_json: bool) -> None:
     """Bits per raw UTF-8 byte of a held-out text, and token perplexity.
 
     Every byte is scored once, and so is the end of every document. Each document is read on its own from the
@@ -25,14 +26,15 @@ def main(stage: int | None, run: Path | None, data: tuple[str, ...], as_json: bo
     \b
     python -m mlx_gpt.evaluate --stage 4
     python -m mlx_gpt.evaluate --run runs/11-m2-gpt --data my_text.txt --json
+    python -m mlx_gpt.evaluate --mix runs/04-ngram-backoff --mix runs/11-m2-gpt
     """
-    from mlx_gpt.checkpoint import load, run_folder
     from mlx_gpt.device import pick_device
     from mlx_gpt.heldout import held_out
     from mlx_gpt.measure import measure
+    from mlx_gpt.mixture import chosen
 
     pick_device()
-    trained = load(run_folder(stage, run), stage)
+    trained = chosen(stage, run, mix, one_text=True)
     text = held_out(trained, data, lambda message: click.secho(message, err=True, dim=True))
     score = measure(trained.model, text)
     if as_json:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from mlx_gpt.door import Door, setting_options, which_run
+from mlx_gpt.door import Door, mixed_runs, setting_options, which_run
 
 
 class GenerateDoor(Door):
@@ -23,6 +23,7 @@ class GenerateDoor(Door):
 
 @click.command(cls=GenerateDoor)
 @which_run
+@mixed_runs
 @click.option("--prompt", default="", help="The text to go on from; - reads it from standard input.")
 @click.option("--tokens", type=click.IntRange(1), default=256, show_default=True, help="The most tokens to write.")
 @click.option("--samples", type=click.IntRange(1), default=1, show_default=True, help="How many texts to write.")
@@ -34,7 +35,14 @@ class GenerateDoor(Door):
     help="The same seed, the same text.",
 )
 def main(
-    stage: int | None, run: Path | None, prompt: str, tokens: int, samples: int, seed: int, **taste: float
+    stage: int | None,
+    run: Path | None,
+    mix: tuple[Path, ...],
+    prompt: str,
+    tokens: int,
+    samples: int,
+    seed: int,
+    **taste: float,
 ) -> None:
     """Write text with a trained stage, token by token, until it ends its text or --tokens are written.
 
@@ -44,13 +52,13 @@ def main(
     python -m mlx_gpt.generate --stage 11 --prompt "Once upon a time" --temperature 0.7
     python -m mlx_gpt.generate --run runs/04-ngram-backoff --samples 3 --top-p 0.9
     """
-    from mlx_gpt.checkpoint import load, run_folder
     from mlx_gpt.device import pick_device
+    from mlx_gpt.mixture import chosen
     from mlx_gpt.sampling import Taste, generate, stream
 
     wanted = dataclasses.replace(Taste(), **taste)  # type: ignore[arg-type]
     pick_device()
-    trained = load(run_folder(stage, run), stage)
+    trained = chosen(stage, run, mix)
     text = sys.stdin.read() if prompt == "-" else prompt
     ids = [trained.tokenizer.eot, *trained.tokenizer.encode(text)]
     for sample in range(samples):

@@ -25,11 +25,11 @@ LEVELS = [
     },
     {"corpus"},
     {"model"},
-    {"measure"},
+    {"endless", "measure"},
     {"counting", "descent"},
     {"stages"},
     {"checkpoint", "sampling", "beam"},
-    {"door", "folder", "heldout", "run"},
+    {"door", "folder", "heldout", "mixture", "run"},
     {"train", "generate", "evaluate", "compare", "download", "ladder", "count", "merge", "quantize", "arpa"},
     {"__main__"},
 ]

@@ -1,0 +1,93 @@
+"""Any model as one whose memory has no end: when it is full, a new one reads the last half of its context again.
+
+The rule that `measure` and `generate` follow, here behind the contract, so that models of different contexts can
+read side by side, each by its own rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_gpt.corpus import Corpus
+from mlx_gpt.memory import Memory
+from mlx_gpt.model import LanguageModel, Report, check_ids
+from mlx_gpt.safetensors import Array
+
+
+class Renewed:
+    """A memory that is replaced when it is full, and the ids (B, up to half a context) that the next one reads."""
+
+    def __init__(self, inner: Memory, batch: int) -> None:
+        self.inner = inner
+        self.arrays = [mx.zeros((batch, 0), mx.int32)]
+
+    @property
+    def room(self) -> int | None:
+        return None
+
+
+class Endless:
+    """A model read through `Renewed` memories; one without an end of its own is asked as it is."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.model, self.vocab_size = model, model.vocab_size
+        self.context = model.memory().room
+        self.half = 0 if self.context is None else self.context - max(1, self.context // 2)  # ids read again
+
+    def fit(self, corpus: Corpus, recipe: Any, report: Report) -> None:
+        """Fit the model itself."""
+        self.model.fit(corpus, recipe, report)
+
+    def memory(self, batch: int = 1) -> Renewed:
+        """An empty memory, without an end."""
+        return Renewed(self.model.memory(batch), batch)
+
+    def logprobs(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
+        """(B, T) -> (B, T, V), for any T."""
+        held = self._held(ids, memory)
+        parts = [self.model.logprobs(ids[:, a:b], held.inner) for a, b in self._parts(ids, ids.shape[1], held)]
+        return mx.concatenate(parts, axis=1)
+
+    def score(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
+        """(B, T) -> (B, T - 1), for any T."""
+        held, last = self._held(ids, memory), ids.shape[1] - 1
+        parts = [self.model.score(ids[:, a : b + 1], held.inner) for a, b in self._parts(ids, last, held)]
+        return mx.concatenate(parts, axis=1) if parts else mx.zeros((ids.shape[0], 0))
+
+    def arrays(self) -> Mapping[str, Array]:
+        """Those of the model."""
+        return self.model.arrays()
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Into the model. Raises CheckpointError where they do not fit."""
+        self.model.restore(arrays)
+
+    def _held(self, ids: mx.array, memory: Memory | None) -> Renewed:
+        check_ids(ids, self.vocab_size)
+        held = self.memory(ids.shape[0]) if memory is None else memory
+        assert isinstance(held, Renewed), "a memory of another model"
+        return held
+
+    def _parts(self, ids: mx.array, stop: int, held: Renewed) -> Iterator[tuple[int, int]]:
+        """Spans of ids up to `stop` that fit the memory as it is when each of them is read."""
+        start = 0
+        while start < stop:
+            room = held.inner.room
+            if room is None:
+                yield start, stop
+                return
+            if room == 0:
+                held.inner, room = self.model.memory(ids.shape[0]), self.context
+                if self.half:
+                    self.model.score(mx.concatenate([held.arrays[0], ids[:, start : start + 1]], axis=1), held.inner)
+                    room = held.inner.room
+            assert room, "a memory that was renewed and is full"
+            end = min(stop, start + room)
+            yield start, end
+            seen = mx.concatenate([held.arrays[0], ids[:, start:end].astype(mx.int32)], axis=1)
+            held.arrays[0] = seen[:, max(0, seen.shape[1] - self.half) :]
+            start = end
