@@ -1,0 +1,198 @@
+"""Drafting changes no law: greedy texts token by token, sampled ones by chi-square against the target's own law."""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_map
+
+from mlx_gpt import stages
+from mlx_gpt.corpus import Corpus
+from mlx_gpt.counting import FAMILY, Wanted, count, estimate
+from mlx_gpt.counting.counted import Counted
+from mlx_gpt.descent import Neural
+from mlx_gpt.drafting import Lookup, Model, Tally, best_length, drafted, law, settle
+from mlx_gpt.errors import TokenizerError
+from mlx_gpt.mixture import Mixture
+from mlx_gpt.model import LanguageModel
+from mlx_gpt.sampling import Taste, generate
+
+FAMILIES = (4, 5, 7, 8, 9, 11)  # rows, a window, a state, a transcript, a cache, a cache with tails and windows
+GREEDY = Taste(temperature=0)
+PLAIN = Taste(temperature=1)
+BENT = Taste(temperature=0.7, top_k=4, top_p=0.9)
+V = 5
+
+
+@functools.cache
+def tiny(number: int) -> LanguageModel:
+    """An untrained stage over five ids with laws far from even: random weights, or counts of a random text."""
+    model = stages.stage(number).model(stages.stage(number).tiny.config, V)
+    chance = np.random.default_rng(number)
+    if isinstance(model, Counted):
+        ids = np.append(0, chance.choice(V, 60, p=[0.1, 0.4, 0.3, 0.15, 0.05]))
+        counts = count(ids, 3, V, 0)
+        model.table = estimate(counts, FAMILY["witten-bell"](Wanted(counts, ids, 1.0, 3, 5)), lambda message: None)[0]
+    else:
+        assert isinstance(model, Neural)
+        model.update(tree_map(lambda each: mx.array(chance.normal(0, 0.4, each.shape)), model.parameters()))
+    return model
+
+
+def first(tokens: int, *args: object) -> list[int]:
+    return list(itertools.islice(drafted(*args), tokens))  # type: ignore[arg-type]
+
+
+def chi_square_fits(seen: np.ndarray, p: np.ndarray) -> bool:
+    """Whether counts fit their law at one in 10,000; cells of less than 5 expected are put together.
+
+    The quantile is Wilson and Hilferty's (1931): df (1 - 2 / (9 df) + z sqrt(2 / (9 df)))^3, with z = 3.72.
+    """
+    assert seen[p < 1e-12].sum() == 0, "a token that has no probability"
+    expected = seen.sum() * p
+    large = expected >= 5
+    pairs = [*zip(seen[large], expected[large], strict=True), (seen[~large].sum(), expected[~large].sum())]
+    pairs = [(s, e) for s, e in pairs if e > 0.5]
+    df = len(pairs) - 1
+    edge = df * (1 - 2 / (9 * df) + 3.72 * math.sqrt(2 / (9 * df))) ** 3 if df else 1e-9
+    return sum((s - e) ** 2 / e for s, e in pairs) <= edge
+
+
+def laws(model: LanguageModel, prompt: list[int], taste: Taste, tokens: int) -> list[np.ndarray]:
+    """p(next | every way to go on): arrays (V,), (V, V), … after none, one, … tokens beyond the prompt."""
+    found = []
+    for more in range(tokens):
+        ways = np.array(list(itertools.product(range(V), repeat=more)), np.int32).reshape(V**more, more)
+        ids = np.concatenate([np.tile(np.array(prompt, np.int32), (len(ways), 1)), ways], axis=1)
+        found.append(law(model.logprobs(mx.array(ids))[:, -1], taste).reshape((V,) * (more + 1)))
+    return found
+
+
+def joint(steps: list[np.ndarray]) -> np.ndarray:
+    """The law of whole sequences."""
+    whole = steps[0]
+    for step in steps[1:]:
+        whole = whole[..., None] * step
+    return whole
+
+
+def pick(p: np.ndarray, chance: np.random.Generator) -> np.ndarray:
+    return (p.cumsum(-1) < chance.random((len(p), 1)) * p.sum(-1, keepdims=True)).sum(-1)
+
+
+PAIRS = [(4, 11), (11, 4), (7, 4), (8, 7), (5, 9), (11, 1), (10, 6), (3, 2)]
+
+
+@pytest.mark.parametrize("taste", [PLAIN, BENT], ids=["plain", "bent"])
+@pytest.mark.parametrize(("target", "draft"), PAIRS)
+def test_rounds_have_the_law_of_the_target(target: int, draft: int, taste: Taste) -> None:
+    """100,000 rounds of two drafted tokens at once; where less than three came out, the target goes on by itself."""
+    n, prompt, chance = 100_000, [1, 2, 1], np.random.default_rng(0)
+    p, q = (laws(tiny(number), prompt, taste, 3) for number in (target, draft))
+    one = pick(np.tile(q[0], (n, 1)), chance)
+    two = pick(q[1][one], chance)
+    drafts = np.stack([one, two], axis=1)
+    of_target = np.stack([np.tile(p[0], (n, 1)), p[1][one], p[2][one, two]], axis=1)
+    accepted, following = settle(of_target, np.stack([np.tile(q[0], (n, 1)), q[1][one]], axis=1), drafts, chance)
+    out = np.concatenate([drafts, np.zeros((n, 1), np.int64)], axis=1)
+    out[np.arange(n), accepted] = following
+    for place in (1, 2):
+        short = accepted < place
+        out[short, place] = pick(p[place][tuple(out[short, :place].T)], chance)
+    seen = np.bincount(np.ravel_multi_index(tuple(out.T), (V, V, V)), minlength=V**3)
+    assert chi_square_fits(seen, joint(p).ravel())
+    share = np.minimum(p[0], q[0]).sum()  # of first tokens accepted: 1 - total variation (Leviathan et al., 3.5)
+    assert (accepted > 0).mean() == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / n) + 1e-9)
+
+
+@pytest.mark.parametrize("taste", [PLAIN, BENT], ids=["plain", "bent"])
+@pytest.mark.parametrize(("target", "draft"), [(11, 4), (7, 5), (4, 8), (9, 0)])
+def test_texts_have_the_law_of_the_target(target: int, draft: int, taste: Taste) -> None:
+    """The generator itself, from 400 seeds: the law of its first three tokens; 0 is the text itself."""
+    model, prompt = tiny(target), [1, 2, 1]
+    seen = np.zeros((V, V, V))
+    for seed in range(400):
+        seen[tuple(first(3, model, Model(tiny(draft), taste) if draft else Lookup(V), prompt, taste, seed))] += 1
+    assert chi_square_fits(seen.ravel(), joint(laws(model, prompt, taste, 3)).ravel())
+
+
+def test_a_long_text_has_the_law_of_the_target() -> None:
+    """Three thousand tokens of a trigram with the text itself as the draft: every next token by the two before it."""
+    tally = Tally()
+    text = np.array(first(3_002, tiny(3), Lookup(V), [1], PLAIN, 0, tally))
+    seen = np.bincount(np.ravel_multi_index((text[:-2], text[1:-1], text[2:]), (V, V, V)), minlength=V**3)
+    p = joint(laws(tiny(3), [0], PLAIN, 3)) / joint(laws(tiny(3), [0], PLAIN, 2))[..., None]
+    expected = p * seen.reshape(V, V, V).sum(-1, keepdims=True) / seen.sum()
+    assert chi_square_fits(seen, expected.ravel())
+    assert 0 < tally.accepted < tally.proposed
+
+
+@pytest.fixture(scope="module")
+def alone(trained: Callable[[int], LanguageModel], corpus: Corpus) -> Callable[[int], list[int]]:
+    start = corpus.test.ids[:4].tolist()
+    return functools.cache(lambda number: list(itertools.islice(generate(trained(number), start, GREEDY, 0), 40)))
+
+
+@pytest.mark.parametrize("draft", [*FAMILIES, 1, 0])
+@pytest.mark.parametrize("target", FAMILIES)
+def test_greedy_texts_are_the_targets_own(target: int, draft: int, trained, alone, corpus: Corpus) -> None:
+    """Beyond the end of the context of 32 tokens, for every pair; 0 is the text itself."""
+    proposer = Model(trained(draft), GREEDY) if draft else Lookup(corpus.tokenizer.vocab_size)
+    assert first(40, trained(target), proposer, corpus.test.ids[:4].tolist(), GREEDY, 0) == alone(target)
+
+
+@pytest.mark.parametrize("number", FAMILIES)
+def test_a_draft_that_is_the_target_is_always_accepted(number: int, trained, corpus: Corpus) -> None:
+    tally, model, taste = Tally(), trained(number), Taste(top_p=0.95)
+    text = first(60, model, Model(model, taste), corpus.test.ids[:4].tolist(), taste, 0, tally)
+    assert len(text) == 60 and tally.accepted == tally.proposed > 0
+    assert tally.rounds < 30 and tally.tokens_per_round > 2
+
+
+@pytest.mark.parametrize("length", [1, 31, 32, 33, 100])
+def test_prompts_of_any_length_are_read_as_without_drafts(length: int, trained, corpus: Corpus) -> None:
+    start = corpus.test.ids[:length].tolist()
+    expected = list(itertools.islice(generate(trained(11), start, GREEDY, 0), 20))
+    for draft in (Lookup(corpus.tokenizer.vocab_size), Model(trained(8), GREEDY), Model(trained(4), GREEDY)):
+        assert first(20, trained(11), draft, start, GREEDY, 0) == expected
+
+
+def test_a_mixture_drafts_and_is_drafted_for(trained, corpus: Corpus) -> None:
+    start, model = corpus.test.ids[:4].tolist(), Mixture([trained(4), trained(11)])
+    expected = list(itertools.islice(generate(model, start, GREEDY, 0), 40))
+    assert first(40, model, Model(trained(4), GREEDY), start, GREEDY, 0) == expected
+    own = list(itertools.islice(generate(trained(7), start, GREEDY, 0), 40))
+    assert first(40, trained(7), Model(model, GREEDY), start, GREEDY, 0) == own
+
+
+def test_the_same_seed_gives_the_same_text(trained, corpus: Corpus) -> None:
+    one, again, other = (
+        first(40, trained(11), Model(trained(4), Taste()), [corpus.tokenizer.eot], Taste(), seed) for seed in (1, 1, 2)
+    )
+    assert one == again != other
+
+
+def test_the_text_is_looked_up_at_the_longest_repeated_end() -> None:
+    def follow(past: list[int], most: int = 3) -> list[int]:
+        return Lookup(10).propose(past, most, np.random.default_rng(0))[0]
+
+    assert follow([1, 2, 3, 4, 5, 2, 9, 9, 1, 2]) == [3, 4, 5]  # 1 2 stands before 3; 2 alone last before 9
+    assert follow([7, 2, 3, 8, 2, 4, 2], 1) == [4]  # of two places as long, the last
+    assert follow([1, 2, 3]) == follow([1]) == []
+    assert follow([6, 6]) == [6]
+
+
+def test_the_length_of_a_draft_writes_most_for_its_cost() -> None:
+    for acceptance, cost in itertools.product((0.0, 0.3, 0.6, 0.9, 0.99), (0.02, 0.2, 1.0)):
+        gain = [sum(acceptance**i for i in range(g + 1)) / (1 + cost * g) for g in range(1, 17)]
+        assert gain[best_length(acceptance, cost) - 1] == pytest.approx(max(gain))
+    assert best_length(0.0, 0.2) == 1 and best_length(1.0, 0.2) == 16
+
+
+def test_another_vocabulary_is_refused() -> None:
+    with pytest.raises(TokenizerError, match="a draft of 6 tokens for a model of 5"):
+        next(drafted(tiny(4), Lookup(6), [1], PLAIN, 0))
