@@ -100,7 +100,7 @@ class Model:
 
     def propose(self, past: Sequence[int], most: int, chance: np.random.Generator) -> tuple[list[int], np.ndarray]:
         reader, same = self._reader or Reader(self.model, past), self._sure
-        while same < min(len(past), len(self._text)) and past[same] == self._text[same]:
+        while same < min(len(past) - 1, len(self._text)) and past[same] == self._text[same]:
             same += 1
         if self._reader:
             reader.keep(same)

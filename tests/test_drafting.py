@@ -15,7 +15,8 @@ from mlx_gpt.corpus import Corpus
 from mlx_gpt.counting import FAMILY, Wanted, count, estimate
 from mlx_gpt.counting.counted import Counted
 from mlx_gpt.descent import Neural
-from mlx_gpt.drafting import Lookup, Model, Tally, best_length, drafted, law, settle
+from mlx_gpt.drafting import Lookup, Model, Reader, Tally, best_length, drafted, law, settle
+from mlx_gpt.endless import Endless
 from mlx_gpt.errors import TokenizerError
 from mlx_gpt.mixture import Mixture
 from mlx_gpt.model import LanguageModel
@@ -196,3 +197,19 @@ def test_the_length_of_a_draft_writes_most_for_its_cost() -> None:
 def test_another_vocabulary_is_refused() -> None:
     with pytest.raises(TokenizerError, match="a draft of 6 tokens for a model of 5"):
         next(drafted(tiny(4), Lookup(6), [1], PLAIN, 0))
+
+
+@pytest.mark.parametrize("number", FAMILIES)
+def test_what_is_taken_back_was_never_read(number: int, trained, corpus: Corpus) -> None:
+    """Across the end of the context of 32 tokens, with one token of six kept each time."""
+    model, past, proposed = trained(number), corpus.test.ids[:4].tolist(), corpus.test.ids[100:105].tolist()
+    reader, other = Reader(model, past), Model(model, PLAIN)
+    for token in corpus.test.ids[4:44].tolist():
+        reader.after(past, proposed)
+        other.propose(past, 3, np.random.default_rng(0))
+        reader.keep(len(past))
+        past.append(token)
+    again = Endless(model).logprobs(mx.array([past]))[0, -1]
+    assert float(mx.abs(reader.after(past)[0] - again).max().item()) < 1e-4
+    laws = other.propose(past, 1, np.random.default_rng(0))[1]
+    assert np.allclose(laws[0], np.exp(np.array(again, np.float64)), atol=1e-4)
