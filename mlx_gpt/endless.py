@@ -7,13 +7,13 @@ read side by side, each by its own rule.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_gpt.corpus import Corpus
-from mlx_gpt.memory import Memory
+from mlx_gpt.memory import Memory, taken
 from mlx_gpt.model import LanguageModel, Report, check_ids
 from mlx_gpt.safetensors import Array
 
@@ -28,6 +28,11 @@ class Renewed:
     @property
     def room(self) -> int | None:
         return None
+
+    def take(self, rows: mx.array) -> Self:
+        other = taken(self, rows)
+        other.inner = self.inner.take(rows)
+        return other
 
 
 class Endless:

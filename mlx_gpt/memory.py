@@ -30,10 +30,11 @@ class Memory(Protocol):
 Kind = TypeVar("Kind", bound=Memory)
 
 
-def _taken(memory: Kind, rows: mx.array, axis: int = 0) -> Kind:
-    taken = copy.copy(memory)
-    taken.arrays = [mx.take(array, rows, axis=axis) for array in memory.arrays]
-    return taken
+def taken(memory: Kind, rows: mx.array, axis: int = 0) -> Kind:
+    """A copy of a memory with these rows of its arrays, which lie along `axis`."""
+    other = copy.copy(memory)
+    other.arrays = [mx.take(array, rows, axis=axis) for array in memory.arrays]
+    return other
 
 
 class Window:
@@ -49,7 +50,7 @@ class Window:
         return None
 
     def take(self, rows: mx.array) -> Self:
-        return _taken(self, rows)
+        return taken(self, rows)
 
     def extend(self, ids: mx.array) -> mx.array:
         """Ids (B, T) with the remembered ones in front (B, size + T); keeps the last `size` of them."""
@@ -72,7 +73,7 @@ class Rows:
         return None
 
     def take(self, rows: mx.array) -> Self:
-        return _taken(self, rows, axis=1)
+        return taken(self, rows, axis=1)
 
 
 class State:
@@ -86,7 +87,7 @@ class State:
         return None
 
     def take(self, rows: mx.array) -> Self:
-        return _taken(self, rows)
+        return taken(self, rows)
 
 
 class Transcript:
@@ -101,7 +102,7 @@ class Transcript:
         return self.context - self.arrays[0].shape[1]
 
     def take(self, rows: mx.array) -> Self:
-        return _taken(self, rows)
+        return taken(self, rows)
 
     def extend(self, ids: mx.array) -> mx.array:
         """The whole context with ids (B, T) at its end."""
@@ -134,7 +135,7 @@ class KVCache:
         return self.context - self.length
 
     def take(self, rows: mx.array) -> Self:
-        return _taken(self, rows)
+        return taken(self, rows)
 
     def extend(self, layer: int, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Store (B, H, T, E) at the end of a layer; returns all keys and values so far (B, H, S, E).

@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import mlx.core as mx
 import numpy as np
@@ -29,7 +29,7 @@ from mlx_gpt.checkpoint import Checkpoint
 from mlx_gpt.corpus import Corpus
 from mlx_gpt.endless import Endless, Renewed
 from mlx_gpt.errors import SettingError, TokenizerError
-from mlx_gpt.memory import Memory
+from mlx_gpt.memory import Memory, taken
 from mlx_gpt.model import LanguageModel, Report, check_ids
 from mlx_gpt.safetensors import Array
 
@@ -47,6 +47,11 @@ class Beliefs:
     @property
     def room(self) -> int | None:
         return None
+
+    def take(self, rows: mx.array) -> Self:
+        other = taken(self, rows)
+        other.members = [member.take(rows) for member in self.members]
+        return other
 
 
 class Mixture:
