@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_gpt.chosen import largest
+from mlx_gpt.decoding import following, readable
 from mlx_gpt.errors import SettingError
 from mlx_gpt.memory import Memory
 from mlx_gpt.model import LanguageModel
@@ -70,7 +71,7 @@ def beam_search(
         hope = alive.max(initial=-np.inf) / _length_penalty(tokens, length_penalty)  # no text read on can beat this
         if written == tokens or not len(best) or (len(ended) == width and hope < ended[-1].score):
             break
-        logprobs, memory = _read(model, memory.take(mx.array(rows.astype(np.int32))), past, past[:, -1:])
+        logprobs, memory = _read(model, memory.rows(rows.tolist()), past, past[:, -1:])
     return ended
 
 
@@ -81,15 +82,11 @@ def _length_penalty(tokens: int, exponent: float) -> float:
 def _read(model: LanguageModel, memory: Memory, past: np.ndarray, unread: np.ndarray) -> tuple[np.ndarray, Memory]:
     """Log-probabilities (R, V) after unread ids (R, T), the end of all `past` ones, and the memory that holds them.
 
-    A memory that is full is emptied and reads the last half of its context again, as `generate` does. A model without
-    a context reads a long prompt without a table of the vocabulary for each token.
+    A memory that is full is emptied, as `generate` does.
     """
-    context = model.memory().room
-    if context is None and unread.shape[1] > 1:
-        mx.eval(model.score(mx.array(unread), memory))
-        unread = unread[:, -1:]
-    if context is not None and memory.room is not None and unread.shape[1] > memory.room:
+    context, room = model.memory().room, memory.room
+    if room is not None and unread.shape[1] > room:
         memory = model.memory(len(past))
-        unread = past[:, -(context - max(1, context // 2) + 1) :] if past.shape[1] > context else past
-    logprobs = model.logprobs(mx.array(unread), memory)[:, -1].astype(mx.float32)
+        unread = np.array([readable(row, context) for row in past.tolist()], np.int32)
+    logprobs = following(model, unread.tolist(), memory).astype(mx.float32)
     return np.array(logprobs).astype(np.float64), memory

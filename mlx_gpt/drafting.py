@@ -20,10 +20,11 @@ from typing import Protocol
 import mlx.core as mx
 import numpy as np
 
+from mlx_gpt.decoding import CHUNK
 from mlx_gpt.endless import Endless, Renewed
 from mlx_gpt.errors import TokenizerError
 from mlx_gpt.model import LanguageModel
-from mlx_gpt.sampling import PREFILL, Taste, distribution
+from mlx_gpt.sampling import Taste, distribution
 
 MOST = 16  # tokens drafted at a time
 PATIENCE = 8  # tokens that are read again in the next check rather than in a pass of their own
@@ -62,7 +63,7 @@ class Reader:
     """A model that reads a text which may be taken back: where it stands, and where it stood before."""
 
     def __init__(self, model: LanguageModel, prompt: Sequence[int]) -> None:
-        """A prompt longer than the context is read from where `sampling.generate` reads it."""
+        """A prompt longer than the context is read from where `decoding.generate` reads it."""
         self.model = Endless(model)
         context, self.skipped = self.model.context, 0
         if context is not None and len(prompt) > context:
@@ -73,8 +74,8 @@ class Reader:
     def after(self, past: Sequence[int], more: Sequence[int] = ()) -> mx.array:
         """Log-probabilities after `past` and after each id of `more`, (1 + more, V); reads them all."""
         if len(past) - self.read > PATIENCE:
-            for start in range(self.read, len(past) - 1, PREFILL):
-                ids = past[start : min(start + PREFILL + 1, len(past))]
+            for start in range(self.read, len(past) - 1, CHUNK):
+                ids = past[start : min(start + CHUNK + 1, len(past))]
                 mx.eval(self.model.score(mx.array([ids]), self.memory))
             self.read = len(past) - 1
         self._before.append((self.read, copy.deepcopy(self.memory)))  # arrays are shared until one is written to
@@ -184,7 +185,7 @@ def best_length(acceptance: float, cost: float, most: int = MOST) -> int:
 def drafted(
     model: LanguageModel, draft: Draft, prompt: Sequence[int], taste: Taste, seed: int, tally: Tally | None = None
 ) -> Iterator[int]:
-    """Token ids that follow a prompt of at least one id, without end, by the law of `sampling.generate`.
+    """Token ids that follow a prompt of at least one id, without end, by the law of `decoding.generate`.
 
     The length of the drafts follows what was accepted so far, not the clock: the same seed gives the same text.
     Raises TokenizerError where the draft knows another vocabulary.

@@ -6,14 +6,16 @@ read side by side, each by its own rule.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_gpt.corpus import Corpus
-from mlx_gpt.memory import Memory, taken
+from mlx_gpt.errors import SettingError
+from mlx_gpt.memory import Memory
 from mlx_gpt.model import LanguageModel, Report, check_ids
 from mlx_gpt.safetensors import Array
 
@@ -29,10 +31,20 @@ class Renewed:
     def room(self) -> int | None:
         return None
 
-    def take(self, rows: mx.array) -> Self:
-        other = taken(self, rows)
-        other.inner = self.inner.take(rows)
+    def rows(self, which: Sequence[int]) -> Self:
+        other = copy.copy(self)
+        other.inner = self.inner.rows(which)
+        other.arrays = [mx.take(array, mx.array(list(which)), axis=0) for array in self.arrays]
         return other
+
+    def joined(self, other: Self) -> Self:
+        raise SettingError("texts that are renewed at different places are not written side by side")
+
+    def held(self) -> list[mx.array]:
+        raise SettingError("a memory that is renewed is not kept in a file")
+
+    def hold(self, arrays: Sequence[mx.array], tokens: int) -> None:
+        self.held()
 
 
 class Endless:
@@ -56,6 +68,13 @@ class Endless:
         held = self._held(ids, memory)
         parts = [self.model.logprobs(ids[:, a:b], held.inner) for a, b in self._parts(ids, ids.shape[1], held)]
         return mx.concatenate(parts, axis=1)
+
+    def following(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
+        """(B, T) -> (B, V), after the last id alone, for any T."""
+        held, after = self._held(ids, memory), mx.zeros(())
+        for start, stop in self._parts(ids, ids.shape[1], held):
+            after = self.model.following(ids[:, start:stop], held.inner)
+        return after
 
     def score(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         """(B, T) -> (B, T - 1), for any T."""

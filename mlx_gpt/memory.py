@@ -1,15 +1,21 @@
 """What a model carries from token to token: the story of the eleven stages told by their memories.
 
-B batch, T tokens, C context, H heads, E width of one head, L layers.
+B batch, T tokens, S tokens remembered, C context, H heads, E width of one head, L layers, N order of an n-gram.
+
+A text that begins later than the longest one of its batch stands at the end of the same S places; `starts` (B,) says
+at which of them each text begins, and is None where all of them begin at the first.
 """
 
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, Self
 
 import mlx.core as mx
+
+from mlx_gpt.errors import CheckpointError
 
 
 class Memory(Protocol):
@@ -22,62 +28,30 @@ class Memory(Protocol):
         """How many more tokens fit; None where there is no end."""
         ...
 
-    def take(self, rows: mx.array) -> Self:
-        """Another memory, whose row r is row `rows[r]` of this one; rows may repeat and leave some out."""
+    def rows(self, which: Sequence[int]) -> Self:
+        """A memory of its own for some texts of this one, in that order; one may come more than once."""
+        ...
+
+    def joined(self, other: Self) -> Self:
+        """One memory for the texts of this one and then those of the other, which may be longer or shorter."""
+        ...
+
+    def held(self) -> list[mx.array]:
+        """What there is to save of the memory of one text."""
+        ...
+
+    def hold(self, arrays: Sequence[mx.array], tokens: int) -> None:
+        """Take over what `held` gave after so many tokens of one text.
+
+        Raises CheckpointError where shapes or types are others.
+        """
         ...
 
 
-Kind = TypeVar("Kind", bound=Memory)
+class Fixed:
+    """A memory whose size is the same after every token."""
 
-
-def taken(memory: Kind, rows: mx.array, axis: int = 0) -> Kind:
-    """A copy of a memory with these rows of its arrays, which lie along `axis`."""
-    other = copy.copy(memory)
-    other.arrays = [mx.take(array, rows, axis=axis) for array in memory.arrays]
-    return other
-
-
-class Window:
-    """The last few token ids: all that a feed-forward model remembers."""
-
-    def __init__(self, batch: int, size: int, nothing: int) -> None:
-        """`nothing` is the id that stands where no token has been read yet."""
-        self.size = size
-        self.arrays = [mx.full((batch, size), nothing, mx.int32)]  # (B, size)
-
-    @property
-    def room(self) -> int | None:
-        return None
-
-    def take(self, rows: mx.array) -> Self:
-        return taken(self, rows)
-
-    def extend(self, ids: mx.array) -> mx.array:
-        """Ids (B, T) with the remembered ones in front (B, size + T); keeps the last `size` of them."""
-        seen = mx.concatenate([self.arrays[0], ids.astype(mx.int32)], axis=1)
-        self.arrays[0] = seen[:, max(0, seen.shape[1] - self.size) :]
-        return seen
-
-
-class Rows:
-    """Where a counted model stands: for k = 1 … N - 1 the row of the k-gram just read, -1 where it was never seen.
-
-    All that the next token's probabilities can depend on, found without reading anything again.
-    """
-
-    def __init__(self, batch: int, order: int) -> None:
-        self.arrays = [mx.full((order - 1, batch), -1, mx.int32)]  # (N - 1, B)
-
-    @property
-    def room(self) -> int | None:
-        return None
-
-    def take(self, rows: mx.array) -> Self:
-        return taken(self, rows, axis=1)
-
-
-class State:
-    """A fixed number of vectors, rewritten at every token: what a recurrent model remembers."""
+    axis = 0  # which axis of the arrays the texts of a batch are
 
     def __init__(self, arrays: list[mx.array]) -> None:
         self.arrays = arrays
@@ -86,31 +60,149 @@ class State:
     def room(self) -> int | None:
         return None
 
-    def take(self, rows: mx.array) -> Self:
-        return taken(self, rows)
+    def rows(self, which: Sequence[int]) -> Self:
+        return self._with([_picked(array, which, self.axis) for array in self.arrays])
+
+    def joined(self, other: Self) -> Self:
+        pairs = zip(self.arrays, other.arrays, strict=True)
+        return self._with([mx.concatenate(list(pair), self.axis) for pair in pairs])
+
+    def held(self) -> list[mx.array]:
+        return self.arrays
+
+    def hold(self, arrays: Sequence[mx.array], tokens: int) -> None:
+        _check(arrays, self.arrays, [array.shape for array in self.arrays])
+        self.arrays = list(arrays)
+
+    def _with(self, arrays: list[mx.array]) -> Self:
+        found = copy.copy(self)
+        found.arrays = arrays
+        return found
 
 
-class Transcript:
-    """Every id of the context so far, to be read again for each new token: a transformer without a cache."""
+class Window(Fixed):
+    """The last few token ids: all that a feed-forward model remembers."""
 
-    def __init__(self, batch: int, context: int) -> None:
+    def __init__(self, batch: int, size: int, nothing: int) -> None:
+        """`nothing` is the id that stands where no token has been read yet."""
+        super().__init__([mx.full((batch, size), nothing, mx.int32)])  # (B, size)
+        self.size = size
+
+    def extend(self, ids: mx.array) -> mx.array:
+        """Ids (B, T) with the remembered ones in front (B, size + T); keeps the last `size` of them."""
+        seen = mx.concatenate([self.arrays[0], ids.astype(mx.int32)], axis=1)
+        self.arrays[0] = seen[:, max(0, seen.shape[1] - self.size) :]
+        return seen
+
+
+class Rows(Fixed):
+    """Where a counted model stands: for k = 1 … N - 1 the row of the k-gram just read, -1 where it was never seen.
+
+    All that the next token's probabilities can depend on, found without reading anything again.
+    """
+
+    axis = 1
+
+    def __init__(self, batch: int, order: int) -> None:
+        super().__init__([mx.full((order - 1, batch), -1, mx.int32)])  # (N - 1, B)
+
+
+class State(Fixed):
+    """A fixed number of vectors, rewritten at every token: what a recurrent model remembers."""
+
+
+class Growing(ABC):
+    """A memory that grows by a place with every token until the context is full."""
+
+    def __init__(self, context: int) -> None:
         self.context = context
-        self.arrays = [mx.zeros((batch, 0), mx.int32)]  # (B, <= C)
+        self.length = 0  # places filled, S
+        self.starts: mx.array | None = None  # (B,)
+        self.arrays: list[mx.array] = []
+
+    @abstractmethod
+    def axes(self) -> list[int | None]:
+        """Which axis of each array the places are; None of an array that has none. The first axis is the texts."""
 
     @property
     def room(self) -> int | None:
-        return self.context - self.arrays[0].shape[1]
+        return self.context - self.length
 
-    def take(self, rows: mx.array) -> Self:
-        return taken(self, rows)
+    def positions(self, tokens: int) -> mx.array:
+        """How many tokens stand before each of the next ones: (T,), or (B, T) where texts begin at several places."""
+        places = mx.arange(self.length, self.length + tokens)
+        return places if self.starts is None else places - self.starts[:, None]
+
+    def rows(self, which: Sequence[int]) -> Self:
+        starts = [self._begin()[row] for row in which]
+        unused = min(starts)
+        arrays = [_picked(array, which) for array in self._filled(unused)]
+        return self._with(arrays, self.length - unused, [start - unused for start in starts])
+
+    def joined(self, other: Self) -> Self:
+        length = max(self.length, other.length)
+        starts = [start + length - each.length for each in (self, other) for start in each._begin()]
+        pairs = zip(self._filled(), other._filled(), self.axes(), strict=True)
+        arrays = [mx.concatenate([_at_end(one, axis, length), _at_end(two, axis, length)]) for one, two, axis in pairs]
+        return self._with(arrays, length, starts)
+
+    def held(self) -> list[mx.array]:
+        return self._filled()
+
+    def hold(self, arrays: Sequence[mx.array], tokens: int) -> None:
+        if tokens > self.context:
+            raise CheckpointError(f"{tokens} tokens are more than the context of {self.context}")
+        shapes = [list(array.shape) for array in self.arrays]
+        for shape, axis in zip(shapes, self.axes(), strict=True):
+            if axis is not None:
+                shape[axis] = tokens
+        _check(arrays, self.arrays, [tuple(shape) for shape in shapes])
+        self.arrays, self.length = list(arrays), tokens
+
+    def _begin(self) -> list[int]:
+        return [0] * self.arrays[0].shape[0] if self.starts is None else self.starts.tolist()  # type: ignore[return-value]
+
+    def _filled(self, first: int = 0) -> list[mx.array]:
+        """The arrays without the places before `first` and after the last that is filled."""
+        places = slice(first, self.length)
+        pairs = zip(self.arrays, self.axes(), strict=True)
+        return [array if axis is None else array[(slice(None),) * axis + (places,)] for array, axis in pairs]
+
+    def _with(self, arrays: list[mx.array], length: int, starts: list[int]) -> Self:
+        found = copy.copy(self)
+        found.arrays, found.length = arrays, length
+        found.starts = mx.array(starts) if any(starts) else None
+        return found
+
+
+class Transcript(Growing):
+    """Every id of the context so far, to be read again for each new token: a transformer without a cache."""
+
+    def __init__(self, batch: int, context: int) -> None:
+        super().__init__(context)
+        self.arrays = [mx.zeros((batch, 0), mx.int32)]  # (B, S)
+
+    def axes(self) -> list[int | None]:
+        return [1]
 
     def extend(self, ids: mx.array) -> mx.array:
-        """The whole context with ids (B, T) at its end."""
-        self.arrays[0] = mx.concatenate([self.arrays[0], ids.astype(mx.int32)], axis=1)
-        return self.arrays[0]
+        """Every text from its beginning (B, S), with ids (B, T) at its end; what follows a shorter one is no text."""
+        seen = self.arrays[0] = mx.concatenate([self.arrays[0], ids.astype(mx.int32)], axis=1)
+        self.length = seen.shape[1]
+        if self.starts is None:
+            return seen
+        return mx.take_along_axis(seen, (mx.arange(self.length) + self.starts[:, None]) % self.length, axis=1)
+
+    def last(self, x: mx.array, tokens: int) -> mx.array:
+        """Of x (B, S, D), made of what `extend` gave, the last T tokens of every text (B, T, D)."""
+        first = self.length - tokens
+        if self.starts is None:
+            return x[:, first:]
+        places = mx.arange(first, self.length) - self.starts[:, None]  # (B, T)
+        return mx.take_along_axis(x, places[..., None], axis=1)
 
 
-class KVCache:
+class KVCache(Growing):
     """The keys and values of every token so far, layer by layer: a GPT's memory, grown in place.
 
     Layer l holds keys at arrays[2 l] and values at arrays[2 l + 1], each (B, H, capacity, E). Behind those of all
@@ -123,19 +215,23 @@ class KVCache:
         self, batch: int, layers: int, heads: int, head_width: int, context: int, tails: Sequence[tuple[int, int]] = ()
     ) -> None:
         """`tails` gives K and D of each; before the first token they are zero."""
-        self.context = context
-        self.length = 0
+        super().__init__(context)
         shape = (batch, heads, min(self.step, context), head_width)
         self.arrays = [mx.zeros(shape) for _ in range(2 * layers)]
         self._first_tail = len(self.arrays)
         self.arrays += [mx.zeros((batch, *tail)) for tail in tails]
 
-    @property
-    def room(self) -> int | None:
-        return self.context - self.length
+    def axes(self) -> list[int | None]:
+        return [2 if at < self._first_tail else None for at in range(len(self.arrays))]
 
-    def take(self, rows: mx.array) -> Self:
-        return taken(self, rows)
+    @property
+    def before(self) -> int | mx.array:
+        """How many tokens stand before the next one: of all texts, or of each (B,)."""
+        return self.length if self.starts is None else self.length - self.starts
+
+    def blank(self, seen: int) -> mx.array | None:
+        """Which of the first `seen` places hold no token, (B, 1, 1, seen); None where all of them do."""
+        return None if self.starts is None else (mx.arange(seen) < self.starts[:, None])[:, None, None]
 
     def extend(self, layer: int, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Store (B, H, T, E) at the end of a layer; returns all keys and values so far (B, H, S, E).
@@ -164,3 +260,23 @@ class KVCache:
     def advance(self, tokens: int) -> None:
         """Count `tokens` more as remembered."""
         self.length += tokens
+
+
+def _picked(array: mx.array, which: Sequence[int], axis: int = 0) -> mx.array:
+    return mx.take(array, mx.array(list(which)), axis=axis)
+
+
+def _at_end(array: mx.array, axis: int | None, length: int) -> mx.array:
+    """An array with zeros before its places, so that they are `length`."""
+    if axis is None:
+        return array
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (length - array.shape[axis], 0)
+    return mx.pad(array, widths)
+
+
+def _check(found: Sequence[mx.array], own: Sequence[mx.array], shapes: Sequence[tuple[int, ...]]) -> None:
+    """Raise CheckpointError where arrays are not of the types of `own` and of these shapes."""
+    wanted = [(array.dtype, shape) for array, shape in zip(own, shapes, strict=True)]
+    if [(array.dtype, array.shape) for array in found] != wanted:
+        raise CheckpointError("its arrays are no memory of this model")

@@ -16,6 +16,7 @@ B batch, T tokens, V vocabulary, K members, R rates.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ from mlx_gpt.checkpoint import Checkpoint
 from mlx_gpt.corpus import Corpus
 from mlx_gpt.endless import Endless, Renewed
 from mlx_gpt.errors import SettingError, TokenizerError
-from mlx_gpt.memory import Memory, taken
+from mlx_gpt.memory import Memory
 from mlx_gpt.model import LanguageModel, Report, check_ids
 from mlx_gpt.safetensors import Array
 
@@ -48,10 +49,20 @@ class Beliefs:
     def room(self) -> int | None:
         return None
 
-    def take(self, rows: mx.array) -> Self:
-        other = taken(self, rows)
-        other.members = [member.take(rows) for member in self.members]
+    def rows(self, which: Sequence[int]) -> Self:
+        other = copy.copy(self)
+        other.members = [member.rows(which) for member in self.members]
+        other.arrays = [mx.take(array, mx.array(list(which)), axis=0) for array in self.arrays]
         return other
+
+    def joined(self, other: Self) -> Self:
+        raise SettingError("a mixture writes one text at a time")
+
+    def held(self) -> list[mx.array]:
+        raise SettingError("the memory of a mixture is not kept in a file")
+
+    def hold(self, arrays: Sequence[mx.array], tokens: int) -> None:
+        self.held()
 
 
 class Mixture:
@@ -104,6 +115,13 @@ class Mixture:
         held.arrays[1] = mx.concatenate(last, axis=1)
         final = mx.stack([_gathered(table, ids[:, -1:]) for table in last], axis=-1)  # (B, 1, K)
         return mx.logsumexp(weights + mx.concatenate([mx.stack(said, axis=-1), final], axis=1), axis=-1)
+
+    def following(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
+        """(B, T) -> (B, V), after the last id alone."""
+        held = self._held(ids, memory)
+        if ids.shape[1] > 1:
+            self.score(ids, held)
+        return self.logprobs(ids[:, -1:], held)[:, 0]
 
     def arrays(self) -> Mapping[str, Array]:
         """Those of the members, named by their places: 0.embed.weight."""

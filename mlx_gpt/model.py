@@ -114,6 +114,13 @@ class LanguageModel(Protocol):
         """Log-probabilities (B, T, V) after each id; with a memory, after all it has seen before as well."""
         ...
 
+    def following(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
+        """Log-probabilities (B, V) after the last id alone; of the others no row of V numbers is ever made.
+
+        The ids are known to be sound: none is looked at, so that they may still be on their way.
+        """
+        ...
+
     def score(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         """Log-probability (B, T - 1) of each id but the first; the memory takes in all ids but the last."""
         ...

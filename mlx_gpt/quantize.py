@@ -155,7 +155,8 @@ def _memory(model: Neural) -> int:
 
 def _speed(model: Neural, eot: int) -> float:
     """Tokens a second that one text is written at, the best of a few rounds."""
-    from mlx_gpt.sampling import Taste, generate
+    from mlx_gpt.decoding import generate
+    from mlx_gpt.sampling import Taste
 
     best = 0.0
     for _ in range(ROUNDS + 1):

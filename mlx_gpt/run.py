@@ -20,6 +20,7 @@ from mlx_gpt.asked import Asked
 from mlx_gpt.chart import terminal_curve
 from mlx_gpt.checkpoint import MODEL, Card, Last, read_last
 from mlx_gpt.corpus import Corpus, Text
+from mlx_gpt.decoding import generate, stream
 from mlx_gpt.device import peak_memory
 from mlx_gpt.errors import SettingError, Stopped
 from mlx_gpt.folder import LOG, Folder
@@ -27,7 +28,7 @@ from mlx_gpt.measure import measure
 from mlx_gpt.model import Kept, LanguageModel, Progress, Stage
 from mlx_gpt.plot import draw_curve
 from mlx_gpt.recipe import Recipe, Settings
-from mlx_gpt.sampling import Taste, generate, stream
+from mlx_gpt.sampling import Taste
 
 CURVE = "curve.png"
 SAMPLE_TOKENS = 60

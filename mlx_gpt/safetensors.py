@@ -123,7 +123,7 @@ def read(path: Path, verify: bool = False) -> tuple[dict[str, np.ndarray], dict[
     bfloat16 becomes float32, exactly, and is the one type that is copied. With `verify`, the whole file is read first,
     as the function of that name does. Raises CheckpointError as check_header does.
     """
-    data, places, metadata = _map(path, verify)
+    data, places, metadata, _ = _map(path, verify)
     arrays = {}
     for name, place in places.items():
         array: np.ndarray = np.ndarray(place.shape, TYPES[place.kind], data, place.begin)
@@ -140,6 +140,15 @@ def verify(path: Path) -> None:
     Raises CheckpointError where they differ, or as check_header does. Files that never named one pass.
     """
     _map(path, verify=True)
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 that a file names; of one that names none, that of all its bytes. Raises as check_header does."""
+    named = _map(path)[3]
+    if named is None:
+        with open(path, "rb") as file:
+            named = hashlib.file_digest(file, "sha256").hexdigest()
+    return named
 
 
 def check_header(path: Path) -> dict[str, str]:
@@ -178,8 +187,8 @@ def _all_pieces(columns: Iterable[Column]) -> Iterator[memoryview]:
             yield piece.reshape(-1).view(np.uint8).data  # hashlib takes nothing but rows of bytes
 
 
-def _map(path: Path, verify: bool = False) -> tuple[memoryview, dict[str, _Place], dict[str, str]]:
-    """The bytes of a file after its header, mapped; where its arrays lie in them; its metadata but for the digest."""
+def _map(path: Path, verify: bool = False) -> tuple[memoryview, dict[str, _Place], dict[str, str], str | None]:
+    """The bytes of a file after its header, mapped; where its arrays lie in them; its metadata; the digest it names."""
     try:
         with open(path, "rb", opener=_open_at_once) as file:
             stat = os.fstat(file.fileno())
@@ -202,7 +211,7 @@ def _map(path: Path, verify: bool = False) -> tuple[memoryview, dict[str, _Place
     except (OSError, ValueError) as error:  # ValueError: shorter than it was a moment ago
         reason = error.strerror if isinstance(error, OSError) else error
         raise CheckpointError(f"{path}: cannot be read ({reason})") from error
-    return data, places, metadata
+    return data, places, metadata, named
 
 
 def _open_at_once(path: str, flags: int) -> int:

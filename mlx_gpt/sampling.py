@@ -1,4 +1,4 @@
-"""From log-probabilities to tokens: samplers are functions, and one loop generates for every stage.
+"""From log-probabilities to tokens: samplers are functions.
 
 Each sampler takes log-probabilities (..., V) that sum to one and gives such ones back, so that any of them may follow
 any other. What stays is decided by probabilities alone, never by ids: equals stay or go together.
@@ -6,21 +6,16 @@ any other. What stays is decided by probabilities alone, never by ids: equals st
 
 from __future__ import annotations
 
-import codecs
-import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_gpt.errors import SettingError
-from mlx_gpt.model import LanguageModel
 from mlx_gpt.recipe import Settings, setting
-from mlx_gpt.tokenizer import Tokenizer
 
-PREFILL = 1_024  # tokens of a prompt read in one go
 COLDEST = 1e-30  # below it a temperature would be no normal number
 LARGEST_BIAS = 10_000.0
 
@@ -78,6 +73,11 @@ class Taste(Settings):
         0.0, "nats taken off a token for each time it was written already; below 0 adds", low=-100.0, high=100.0
     )
     bias: str = setting("", "nats added to tokens by id, such as '17:-inf 42:2.5'; -inf forbids", reads=read_bias)
+
+    @property
+    def counts(self) -> bool:
+        """Whether it matters which tokens were written already."""
+        return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
 
 
 def normalised(scores: mx.array) -> mx.array:
@@ -234,45 +234,3 @@ def choose(logprobs: mx.array, taste: Taste, keys: mx.array, counts: mx.array | 
     """One token id (B,) for each row of log-probabilities (B, V), drawn from `distribution` by the row's key (B, 2)."""
     wanted = distribution(logprobs, taste, counts)
     return draw(wanted, keys) if taste.temperature else mx.argmax(wanted, axis=-1)
-
-
-def generate(model: LanguageModel, prompt: Sequence[int], taste: Taste, seed: int) -> Iterator[int]:
-    """Token ids that follow a prompt of at least one id, without end.
-
-    A memory that is full is emptied and reads the last half of its context again: the rule that scores
-    follow, too.
-    """
-    memory = model.memory()
-    context = memory.room
-    past, unread = list(prompt), list(prompt)
-    keys, counts = row_keys([seed]), np.zeros((1, model.vocab_size), np.int32)
-    for position in itertools.count():
-        room = memory.room
-        if context is not None and room is not None and len(unread) > room:
-            memory = model.memory()
-            unread = past[-(context - max(1, context // 2) + 1) :] if len(past) > context else past
-        if context is None:  # a long prompt is read without a table of the vocabulary for each token
-            for start in range(0, len(unread) - 1, PREFILL):
-                mx.eval(model.score(mx.array([unread[start : start + PREFILL + 1]]), memory))
-            unread = unread[-1:]
-        logprobs = model.logprobs(mx.array([unread]), memory)[:, -1]  # (1, V)
-        token = int(np.array(choose(logprobs, taste, folded(keys, position), mx.array(counts)))[0])
-        counts[0, token] += 1
-        yield token
-        past.append(token)
-        unread = [token]
-
-
-def stream(tokens: Iterator[int], tokenizer: Tokenizer, most: int) -> Iterator[str]:
-    """Text as it comes, up to `most` tokens or the end of text; never half a character."""
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    for _ in range(most):
-        token = next(tokens)
-        if token == tokenizer.eot:
-            break
-        text = decoder.decode(tokenizer.decode_bytes([token]))
-        if text:
-            yield text
-    rest = decoder.decode(b"", final=True)
-    if rest:
-        yield rest

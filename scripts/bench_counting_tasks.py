@@ -25,11 +25,12 @@ from mlx_gpt.counting.counts import id_type, threads_here
 from mlx_gpt.counting.quantise import quantised
 from mlx_gpt.counting.smoothing import Discounting
 from mlx_gpt.counting.statistics import three_discounts
+from mlx_gpt.decoding import generate
 from mlx_gpt.device import description, memory_of_machine, peak_memory, pick_device
 from mlx_gpt.measure import measure
 from mlx_gpt.model import Silent
 from mlx_gpt.recipe import Counting
-from mlx_gpt.sampling import Taste, generate
+from mlx_gpt.sampling import Taste
 
 if TYPE_CHECKING:
     from bench_counting import Job

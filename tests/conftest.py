@@ -17,9 +17,11 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+from mlx.utils import tree_map
 
 from mlx_gpt import stages, stories
 from mlx_gpt.corpus import Corpus, Source, open_corpus
+from mlx_gpt.descent import Neural
 from mlx_gpt.device import pick_device
 from mlx_gpt.model import Kept, LanguageModel, Progress, Silent
 
@@ -94,3 +96,20 @@ def train_tiny(number: int, corpus: Corpus) -> LanguageModel:
 @pytest.fixture(scope="session")
 def trained(corpus: Corpus) -> Callable[[int], LanguageModel]:
     return functools.cache(lambda number: train_tiny(number, corpus))
+
+
+@pytest.fixture(scope="session")
+def rough(corpus: Corpus) -> Callable[[int], LanguageModel]:
+    """Every stage with random weights, none of them zero or like another, so that all parts count; 1 to 4 counted."""
+
+    @functools.cache
+    def build(number: int) -> LanguageModel:
+        if number <= 4:
+            return train_tiny(number, corpus)
+        mx.random.seed(number)
+        model = stages.stage(number).model(stages.stage(number).tiny.config, corpus.tokenizer.vocab_size)
+        assert isinstance(model, Neural)
+        model.update(tree_map(lambda weight: weight + 0.3 * mx.random.normal(weight.shape), model.parameters()))
+        return model
+
+    return build

@@ -87,7 +87,8 @@ def test_what_a_beam_finds_has_the_probability_it_says(number: int, trained, cor
 
 @pytest.mark.parametrize("number", [4, 7, 8, 11])
 def test_a_beam_of_one_is_greedy_also_beyond_the_context(number: int, trained, corpus: Corpus) -> None:
-    from mlx_gpt.sampling import Taste, generate
+    from mlx_gpt.decoding import generate
+    from mlx_gpt.sampling import Taste
 
     for prompt in ([corpus.tokenizer.eot], corpus.test.ids[:100].tolist()):
         greedy = tuple(itertools.islice(generate(trained(number), prompt, Taste(temperature=0), 0), 50))
@@ -98,11 +99,11 @@ def test_a_beam_of_one_is_greedy_also_beyond_the_context(number: int, trained, c
 def test_taking_rows_is_having_read_them(number: int, trained, corpus: Corpus) -> None:
     model = trained(number)
     ids, after = mx.array(corpus.test.ids[:24].astype(np.int32)).reshape(3, 8), mx.array([[5], [9], [30], [5]])
-    memory, rows = model.memory(3), mx.array([2, 0, 0, 1])
+    memory, rows = model.memory(3), [2, 0, 0, 1]
     model.logprobs(ids, memory)
-    taken = memory.take(rows)
+    taken = memory.rows(rows)
     assert taken.room == memory.room and type(taken) is type(memory)
-    expected = model.logprobs(mx.concatenate([ids[rows], after], axis=1))[:, -1:]
+    expected = model.logprobs(mx.concatenate([ids[mx.array(rows)], after], axis=1))[:, -1:]
     assert mx.allclose(model.logprobs(after, taken), expected, atol=1e-4)
     own = model.logprobs(mx.concatenate([ids, after[:3]], axis=1))[:, -1:]
     assert mx.allclose(model.logprobs(after[:3], memory), own, atol=1e-4)  # the taken one has gone on without it

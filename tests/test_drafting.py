@@ -14,13 +14,14 @@ from mlx_gpt import stages
 from mlx_gpt.corpus import Corpus
 from mlx_gpt.counting import FAMILY, Wanted, count, estimate
 from mlx_gpt.counting.counted import Counted
+from mlx_gpt.decoding import generate
 from mlx_gpt.descent import Neural
 from mlx_gpt.drafting import Lookup, Model, Reader, Tally, best_length, drafted, law, settle
 from mlx_gpt.endless import Endless
 from mlx_gpt.errors import TokenizerError
 from mlx_gpt.mixture import Mixture
 from mlx_gpt.model import LanguageModel
-from mlx_gpt.sampling import Taste, generate
+from mlx_gpt.sampling import Taste
 
 FAMILIES = (4, 5, 7, 8, 9, 11)  # rows, a window, a state, a transcript, a cache, a cache with tails and windows
 GREEDY = Taste(temperature=0)

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from mlx_gpt import compare, evaluate, generate, train
 from mlx_gpt.corpus import Corpus
+from mlx_gpt.decoding import generate as generated
 from mlx_gpt.endless import Endless
 from mlx_gpt.errors import SettingError, TokenizerError
 from mlx_gpt.measure import measure
@@ -19,7 +20,6 @@ from mlx_gpt.memory import Memory, Transcript
 from mlx_gpt.mixture import BAYES, RATES, Mixture, weigh
 from mlx_gpt.model import LanguageModel
 from mlx_gpt.sampling import Taste
-from mlx_gpt.sampling import generate as generated
 
 FAMILIES = (1, 4, 5, 7, 8, 11)  # counts, a window, a state, a transcript, a cache with sliding windows
 V = 6

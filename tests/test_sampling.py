@@ -13,8 +13,9 @@ from mlx_gpt import generate as door
 from mlx_gpt import sampling, stages
 from mlx_gpt.chosen import chosen, largest
 from mlx_gpt.corpus import Corpus
+from mlx_gpt.decoding import generate, stream
 from mlx_gpt.errors import SettingError
-from mlx_gpt.sampling import Taste, choose, distribution, draw, folded, generate, read_bias, row_keys, stream
+from mlx_gpt.sampling import Taste, choose, distribution, draw, folded, read_bias, row_keys
 from mlx_gpt.tokenizer import Tokenizer
 
 Law = Callable[[np.ndarray, np.ndarray], np.ndarray]  # p (V,), counts (V,) -> weights (V,), float64

@@ -124,8 +124,14 @@ class Counted(ABC):
         states = self.table.advance(np.array(ids), np.array(rows.arrays[0]))  # (N - 1, B, T)
         rows.arrays[0] = mx.array(states[:, :, -1].astype(np.int32))
         p = self.table.distributions(states.reshape(self.order - 1, ids.size))
-        with np.errstate(divide="ignore"):
-            return mx.array(np.log(p, out=p).reshape(*ids.shape, self.vocab_size))
+        return _logarithms(p).reshape(*ids.shape, self.vocab_size)
+
+    def following(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
+        """(B, T) -> (B, V), after the last id alone, for ids known to be sound."""
+        rows = self._rows(ids.shape[0], memory)
+        state = self._after(np.array(ids), np.array(rows.arrays[0]))
+        rows.arrays[0] = mx.array(state.astype(np.int32))
+        return _logarithms(self.table.distributions(state))
 
     def score(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         """(B, T) -> (B, T - 1); never makes a table of the vocabulary."""
@@ -134,10 +140,13 @@ class Counted(ABC):
         read, before = np.array(ids), np.array(rows.arrays[0])
         scores, _ = self.table.score(read, before)
         if memory is not None and read.shape[1] > 1:
-            near = read[:, :-1][:, -max(1, self.order - 1) :]
-            known = before if near.shape[1] == read.shape[1] - 1 else None
-            rows.arrays[0] = mx.array(self.table.advance(near, known)[:, :, -1].astype(np.int32))
+            rows.arrays[0] = mx.array(self._after(read[:, :-1], before).astype(np.int32))
         return mx.array(scores[:, 1:])
+
+    def _after(self, ids: np.ndarray, before: np.ndarray) -> np.ndarray:
+        """The state (N - 1, B) after the last of ids (B, T), which stand after the state `before`."""
+        near = ids[:, -max(1, self.order - 1) :]  # whatever stands further back, it is not remembered
+        return self.table.advance(near, before if near.shape == ids.shape else None)[:, :, -1]
 
     def sample(self, batch: int, length: int, eot: int, seed: int) -> np.ndarray:
         """(B, T) ids of sequences drawn side by side, each beginning a document; see counting.sampler."""
@@ -180,6 +189,12 @@ def _folder() -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     sweep(folder)
     return folder
+
+
+def _logarithms(p: np.ndarray) -> mx.array:
+    """The natural logarithms of probabilities, which are overwritten."""
+    with np.errstate(divide="ignore"):
+        return mx.array(np.log(p, out=p))
 
 
 def _uniform(vocab_size: int) -> Table:

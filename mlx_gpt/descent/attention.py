@@ -18,16 +18,20 @@ from mlx_gpt.descent.exponential import LOG2_E, exp2
 BLOCK = 128  # queries whose scores exist at one time
 
 
-def attention(q: mx.array, k: mx.array, v: mx.array, window: int = 0) -> mx.array:
+def attention(q: mx.array, k: mx.array, v: mx.array, window: int = 0, blank: mx.array | None = None) -> mx.array:
     """softmax(q k^T / sqrt(E)) v for q (B, H, T, E), the last T of the S places of k and v (B, K, S, E).
 
-    A query sees its own place and those before it, with a window only the last `window` of them.
+    A query sees its own place and those before it, with a window only the last `window` of them, and none that is
+    `blank` (B, 1, 1, S).
     """
     tokens, seen = q.shape[2], k.shape[2]
     window = window if seen > window else 0
-    if tokens == 1 or mx.default_device() == mx.gpu:
-        # the kernel's own causal mask wherever it serves: only a window that bites needs an array
-        mask = _visible(seen - tokens, seen, 0, seen, window) if window else None if tokens == 1 else "causal"
+    if tokens == 1 or blank is not None or mx.default_device() == mx.gpu:
+        # the kernel's own causal mask wherever it serves: only a window that bites, or blanks, need an array
+        mask: mx.array | str | None = None if tokens == 1 else "causal"
+        if window or blank is not None:
+            mask = _visible(seen - tokens, seen, 0, seen, window)
+            mask = mask if blank is None else mask & ~blank
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5, mask=mask)
     return _in_blocks(q, k, v, window)
 

@@ -84,8 +84,11 @@ class Neural(nn.Module):
     def logprobs(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         """(B, T) -> (B, T, V), natural logarithms."""
         self._check(ids, ids.shape[-1], memory)
-        logits = self.logits(self.hidden(ids, memory))
-        return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+        return _normal(self.logits(self.hidden(ids, memory)))
+
+    def following(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
+        """(B, T) -> (B, V), after the last id alone, for ids known to be sound."""
+        return _normal(self.logits(self.hidden(ids, memory)[:, -1]))
 
     def score(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         """(B, T) -> (B, T - 1); the logits of a few positions at a time."""
@@ -127,3 +130,8 @@ class Neural(nn.Module):
         self.update(tree_unflatten([(name, mx.array(array)) for name, array in arrays.items()]))
         self.eval()  # nothing is dropped: a module of MLX's begins in training
         mx.eval(self.parameters())
+
+
+def _normal(logits: mx.array) -> mx.array:
+    """Logits (..., V) as logarithms of probabilities that sum to one."""
+    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)

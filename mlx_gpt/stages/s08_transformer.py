@@ -98,15 +98,13 @@ class Transformer(Neural):
 
     def hidden(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         """(B, T) -> (B, T, D); with a memory the whole window is computed anew."""
-        seen = ids
-        if memory is not None:
-            assert isinstance(memory, Transcript), "a memory of another model"
-            seen = memory.extend(ids)
+        assert memory is None or isinstance(memory, Transcript), "a memory of another model"
+        seen = ids if memory is None else memory.extend(ids)
         x = self.embed(seen) * math.sqrt(self.width)
         x = self.dropout(x + positions(seen.shape[1], self.width).astype(x.dtype))
         for block in self.blocks:
             x = self.block(block, x)
-        return x[:, -ids.shape[1] :]
+        return x if memory is None else memory.last(x, ids.shape[1])
 
     def head(self) -> tuple[mx.array, mx.array | None]:
         return self.embed.weight, None

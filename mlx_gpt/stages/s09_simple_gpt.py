@@ -66,8 +66,10 @@ class Block(nn.Module):
             k, v = cache.extend(layer, k, v)  # (B, H, S, E)
         scores = q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1])  # (B, H, T, S)
         before = k.shape[2] - tokens
-        future = mx.arange(tokens)[:, None] + before < mx.arange(k.shape[2])
-        weights = mx.softmax(mx.where(future, -mx.inf, scores), axis=-1, precise=True)
+        hidden = mx.arange(tokens)[:, None] + before < mx.arange(k.shape[2])  # the future
+        blank = None if cache is None else cache.blank(k.shape[2])
+        hidden = hidden if blank is None else hidden | blank
+        weights = mx.softmax(mx.where(hidden, -mx.inf, scores), axis=-1, precise=True)
         return self.output((weights @ v).swapaxes(1, 2).flatten(2))  # (B, T, D)
 
 
@@ -107,9 +109,8 @@ class GPT(Neural):
     def hidden(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         """(B, T) -> (B, T, D)."""
         assert memory is None or isinstance(memory, KVCache), "a memory of another model"
-        start = 0 if memory is None else memory.length
-        x = self.embed(ids) + self.position(mx.arange(start, start + ids.shape[1]))
-        x = self.dropout(x)
+        places = mx.arange(ids.shape[1]) if memory is None else memory.positions(ids.shape[1])
+        x = self.dropout(self.embed(ids) + self.position(places))
         for layer, block in enumerate(self.blocks):
             x = self.block(block, x, memory, layer)
         if memory is not None:

@@ -64,11 +64,11 @@ class RMSNorm(nn.Module):
         return self.weight * (wide * scale).astype(x.dtype)
 
 
-def rotate(x: mx.array, start: int, base: float) -> mx.array:
-    """Turn each pair (x_i, x_{i + E/2}) of (B, H, T, E) by an angle that grows with the place."""
+def rotate(x: mx.array, places: mx.array, base: float) -> mx.array:
+    """Turn each pair (x_i, x_{i + E/2}) of (B, H, T, E) by an angle that grows with its place, (T,) or (B, T)."""
     half = x.shape[-1] // 2
     rate = base ** (-mx.arange(half) / half)
-    angle = mx.arange(start, start + x.shape[2])[:, None] * rate  # (T, E / 2)
+    angle = mx.expand_dims(places[..., None] * rate, -3)  # (1, T, E / 2) or (B, 1, T, E / 2)
     cos, sin = mx.cos(angle), mx.sin(angle)
     a, b = x[..., :half], x[..., half:]
     return mx.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
@@ -93,25 +93,29 @@ class Attention(nn.Module):
         self.query_norm, self.key_norm = RMSNorm(width), RMSNorm(width)
 
     def __call__(self, x: mx.array, cache: KVCache | None, layer: int) -> mx.array:
-        tokens, start = x.shape[1], 0 if cache is None else cache.length
+        tokens = x.shape[1]
+        places = mx.arange(tokens) if cache is None else cache.positions(tokens)
         q = self.query_norm(mx.unflatten(self.query(x), -1, (self.heads, -1))).swapaxes(1, 2)  # (B, H, T, E)
         k = self.key_norm(mx.unflatten(self.key(x), -1, (self.kv_heads, -1))).swapaxes(1, 2)  # (B, K, T, E)
         v = mx.unflatten(self.value(x), -1, (self.kv_heads, -1)).swapaxes(1, 2)
-        q, k = rotate(q, start, self.base), rotate(k, start, self.base)
+        q, k = rotate(q, places, self.base), rotate(k, places, self.base)
         if cache is not None:
             k, v = cache.extend(layer, k, v)  # (B, K, S, E)
         share = self.heads // self.kv_heads
         k, v = mx.repeat(k, share, axis=1), mx.repeat(v, share, axis=1)  # (B, H, S, E)
         scores = q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1])  # (B, H, T, S)
-        hidden = self._hidden(tokens, k.shape[2])
+        hidden = self._hidden(tokens, k.shape[2], cache)
         weights = mx.softmax(mx.where(hidden, -mx.inf, scores), axis=-1, precise=True)
         return self.output((weights @ v).swapaxes(1, 2).flatten(2))  # (B, T, D)
 
-    def _hidden(self, tokens: int, seen: int) -> mx.array:
-        """Which of the `seen` places each of the last `tokens` may not look at: the future, and beyond the window."""
+    def _hidden(self, tokens: int, seen: int, cache: KVCache | None) -> mx.array:
+        """Which of the `seen` places each of the last `tokens` may not look at: the future, what is beyond the
+        window, and where no token stands."""
         ask, answer = mx.arange(seen - tokens, seen)[:, None], mx.arange(seen)
-        future = ask < answer
-        return future | (ask - answer >= self.window) if self.window else future
+        hidden = ask < answer
+        hidden = hidden | (ask - answer >= self.window) if self.window else hidden
+        blank = None if cache is None else cache.blank(seen)
+        return hidden if blank is None else hidden | blank
 
 
 class Block(nn.Module):

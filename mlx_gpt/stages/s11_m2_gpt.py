@@ -79,18 +79,19 @@ class Attention(nn.Module):
         self.query_norm, self.key_norm = nn.RMSNorm(width, eps=1e-6), nn.RMSNorm(width, eps=1e-6)
 
     def __call__(self, x: mx.array, cache: KVCache | None, layer: int) -> mx.array:
-        start = 0 if cache is None else cache.length
+        before = 0 if cache is None else cache.before
         q = self.query_norm(mx.unflatten(self.query(x), -1, (self.heads, -1))).swapaxes(1, 2)  # (B, H, T, E)
         k = self.key_norm(mx.unflatten(self.key(x), -1, (self.kv_heads, -1))).swapaxes(1, 2)  # (B, K, T, E)
         v = mx.unflatten(self.value(x), -1, (self.kv_heads, -1)).swapaxes(1, 2)
-        q, k = self._rotate(q, start), self._rotate(k, start)
+        q, k = self._rotate(q, before), self._rotate(k, before)
         if cache is not None:
             k, v = cache.extend(layer, k, v)  # (B, K, S, E)
-        heads = attention(q, k, v, self.window)  # (B, H, T, E)
+        blank = None if cache is None else cache.blank(k.shape[2])
+        heads = attention(q, k, v, self.window, blank)  # (B, H, T, E)
         return self.output(heads.swapaxes(1, 2).flatten(2))  # (B, T, D)
 
-    def _rotate(self, x: mx.array, start: int) -> mx.array:
-        return mx.fast.rope(x, x.shape[-1], traditional=False, base=self.base, scale=1.0, offset=start)
+    def _rotate(self, x: mx.array, before: int | mx.array) -> mx.array:
+        return mx.fast.rope(x, x.shape[-1], traditional=False, base=self.base, scale=1.0, offset=before)
 
 
 class Convolution(nn.Module):
