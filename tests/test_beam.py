@@ -132,11 +132,11 @@ class Told:
         self.rows = rows
 
     def memory(self, batch: int = 1) -> object:
-        return dataclasses.make_dataclass("Nothing", ["room", "take"])(None, lambda rows: self.memory())
+        return dataclasses.make_dataclass("Nothing", ["room", "rows"])(None, lambda rows: self.memory())
 
-    def logprobs(self, ids: mx.array, memory: object) -> mx.array:
+    def following(self, ids: mx.array, memory: object) -> mx.array:
         now, self.rows = self.rows[0], self.rows[1:]
-        return mx.log(mx.broadcast_to(mx.array(now), (ids.shape[0], 1, 3)))
+        return mx.log(mx.broadcast_to(mx.array(now), (ids.shape[0], 3)))
 
 
 def test_impossible_texts_are_left_out_and_equals_stand_by_their_ids() -> None:

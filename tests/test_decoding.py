@@ -116,7 +116,7 @@ def test_chunks_of_a_prompt_are_the_whole(number: int, rough, corpus: Corpus, mo
     for chunk in (1, 5, 30, 31):
         monkeypatch.setattr(decoding, "CHUNK", chunk)
         memory = rough(number).memory()
-        assert differs(decoding._read(rough(number), [prompt], memory), whole) < 1e-4
+        assert differs(decoding.following(rough(number), [prompt], memory), whole) < 1e-4
         after = mx.array([[5]])
         again = rough(number).logprobs(mx.array([[*prompt, 5]]))[:, -1]
         assert differs(rough(number).following(after, memory), again) < 1e-4

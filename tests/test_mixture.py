@@ -50,6 +50,9 @@ class Scripted:
         places = np.arange(seen.shape[1] - ids.shape[1], seen.shape[1]) % 97
         return mx.array(self.table[places[None], np.array(ids)].astype(np.float32))
 
+    def following(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
+        return self.logprobs(ids, memory)[:, -1]
+
     def score(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         if ids.shape[1] == 1:
             return mx.zeros((ids.shape[0], 0))
