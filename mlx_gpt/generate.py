@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
+import itertools
+import math
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mlx_gpt.door import Door, mixed_runs, setting_options, which_run
 from mlx_gpt.errors import DataError, SettingError
 
+if TYPE_CHECKING:
+    from mlx_gpt.checkpoint import Checkpoint
+    from mlx_gpt.sampling import Taste
+
 TOGETHER = 16  # samples written side by side
+PROMPT = "prompt"  # the draft that is no model
 
 
 class GenerateDoor(Door):
@@ -33,6 +43,12 @@ class GenerateDoor(Door):
     type=click.Path(path_type=Path),
     help="Keep what is remembered of the prompt in this file, or go on from what it holds.",
 )
+@click.option(
+    "--draft",
+    metavar="DIR|prompt",
+    help="A cheaper run of the same tokenizer, or the text itself, guesses ahead: same law, same greedy text.",
+)
+@click.option("--show-probabilities", is_flag=True, help="Colour the text by its surprise once it is written.")
 @click.option("--stop", "stops", multiple=True, help="End the text before this string; may be given more than once.")
 @click.option("--tokens", type=click.IntRange(1), default=256, show_default=True, help="The most tokens to write.")
 @click.option("--samples", type=click.IntRange(1), default=1, show_default=True, help="How many texts to write.")
@@ -49,6 +65,8 @@ def main(
     mix: tuple[Path, ...],
     prompt: str,
     cache: Path | None,
+    draft: str | None,
+    show_probabilities: bool,
     stops: tuple[str, ...],
     tokens: int,
     samples: int,
@@ -62,10 +80,11 @@ def main(
     \b
     python -m mlx_gpt.generate --stage 11 --prompt "Once upon a time" --temperature 0.7
     python -m mlx_gpt.generate --run runs/04-ngram-backoff --samples 3 --top-p 0.9
+    python -m mlx_gpt.generate --stage 11 --draft runs/04-ngram-backoff --temperature 0
     python -m mlx_gpt.generate --stage 6 --prompt - --cache long.safetensors < long.txt
     """
     from mlx_gpt import safetensors
-    from mlx_gpt.decoding import Batch, read, streams
+    from mlx_gpt.decoding import Batch, read, stream, streams
     from mlx_gpt.device import pick_device
     from mlx_gpt.mixture import chosen
     from mlx_gpt.prompt_cache import remembered
@@ -73,8 +92,10 @@ def main(
 
     if "" in stops:
         raise SettingError("--stop '': every text holds it; name the letters that end the text")
-    if mix and cache is not None:
-        raise SettingError(f"--cache {cache}: keeps the memory of one model, not of a mixture; drop it")
+    if cache is not None and (mix or draft):
+        raise SettingError(f"--cache {cache}: keeps the memory of one model alone; drop it, or --mix and --draft")
+    if show_probabilities and stops:
+        raise SettingError("--show-probabilities with --stop: the text is coloured token by token; drop one of them")
     wanted = dataclasses.replace(Taste(), **taste)  # type: ignore[arg-type]
     pick_device()
     trained = chosen(stage, run, mix)
@@ -83,6 +104,15 @@ def main(
     unknown = 0 if trained.tokenizer.unknown is None else ids.count(trained.tokenizer.unknown)
     if unknown:
         _notice(f"{unknown:,} words of the prompt are not in this model's vocabulary")
+    if draft or show_probabilities:
+        for sample in range(samples):
+            _heading(sample, samples, seed)
+            source = _tokens(trained, draft, ids, wanted, seed + sample)
+            if show_probabilities:
+                _coloured(trained, ids, list(_until(source, trained.tokenizer.eot, tokens)))
+            else:
+                _echo(text, stream(source, trained.tokenizer, tokens, stops))
+        return
     if cache is None:
         reading = read(trained.model, ids)
     else:
@@ -93,13 +123,75 @@ def main(
         for sample in range(first, min(first + together, samples)):
             batch.add(ids, seed + sample, reading)
         for sample, pieces in enumerate(streams(batch, trained.tokenizer, tokens, stops), first):
-            if samples > 1:
-                click.secho(f"--- sample {sample + 1} of {samples}, seed {seed + sample}", dim=True)
-            click.echo(text, nl=False)
-            for piece in pieces:
-                click.echo(piece, nl=False)
-                sys.stdout.flush()
-            click.echo()
+            _heading(sample, samples, seed)
+            _echo(text, pieces)
+
+
+def _heading(sample: int, samples: int, seed: int) -> None:
+    if samples > 1:
+        click.secho(f"--- sample {sample + 1} of {samples}, seed {seed + sample}", dim=True)
+
+
+def _echo(text: str, pieces: Iterator[str]) -> None:
+    click.echo(text, nl=False)
+    for piece in pieces:
+        click.echo(piece, nl=False)
+        sys.stdout.flush()
+    click.echo()
+
+
+def _tokens(trained: Checkpoint, draft: str | None, ids: Sequence[int], taste: Taste, seed: int) -> Iterator[int]:
+    """What follows ids, drafted by another run or by the text itself where that is asked for."""
+    from mlx_gpt import drafting
+    from mlx_gpt.checkpoint import load, run_folder
+    from mlx_gpt.decoding import generate
+    from mlx_gpt.errors import TokenizerError
+
+    if draft is None:
+        yield from generate(trained.model, ids, taste, seed)
+        return
+    proposer: drafting.Draft = drafting.Lookup(trained.model.vocab_size)
+    if taste.counts:
+        raise SettingError("--draft: penalties for what was written are not drafted; drop one or the other")
+    if draft != PROMPT:
+        other = load(run_folder(None, Path(draft)))
+        if other.tokenizer.model != trained.tokenizer.model:
+            raise TokenizerError(f"--draft {draft}: another tokenizer than {trained.path}; a draft needs the same")
+        proposer = drafting.Model(other.model, taste)
+    tally = drafting.Tally()
+    try:
+        yield from drafting.drafted(trained.model, proposer, ids, taste, seed, tally)
+    finally:
+        _notice(
+            f"drafted: {tally.accepted:,} of {tally.proposed:,} tokens accepted, "
+            f"{tally.tokens_per_round:.2f} tokens a pass"
+        )
+
+
+def _until(tokens: Iterator[int], end: int, most: int) -> Iterator[int]:
+    for token in itertools.islice(tokens, most):
+        if token == end:
+            return
+        yield token
+
+
+def _coloured(trained: Checkpoint, ids: Sequence[int], written: Sequence[int]) -> None:
+    """Prompt and text, each token in the colour of what the model itself gave it, whatever the taste made of that."""
+    import mlx.core as mx
+
+    from mlx_gpt.endless import Endless
+    from mlx_gpt.surprise import coloured, legend, wants_colour
+
+    decoder, colour = codecs.getincrementaldecoder("utf-8")(errors="replace"), wants_colour(sys.stdout)
+    shown = [*ids[1:], *written]
+    pieces = [decoder.decode(trained.tokenizer.decode_bytes([token])) for token in shown]
+    scores: list[list[float]] = Endless(trained.model).score(mx.array([[*ids, *written]])).tolist()  # type: ignore[assignment]
+    bits = [-score / math.log(2) for score in scores[0]]
+    if colour:
+        _notice(legend(colour))
+    click.echo(coloured(pieces, bits, colour) + decoder.decode(b"", final=True))
+    mean = sum(bits[len(ids) - 1 :]) / max(1, len(written))
+    _notice(f"{mean:.2f} bits a token of what was written")
 
 
 def _standard_input() -> str:

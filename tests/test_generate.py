@@ -120,3 +120,27 @@ def test_an_interrupt_ends_it_without_a_traceback(number: int, folder: Path) -> 
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130 and said == b"\nstopped\n"
+
+
+@pytest.mark.parametrize("draft", ["4", "7", "prompt"])
+def test_a_draft_changes_no_greedy_text_and_tells_what_it_was_worth(draft: str, folder: Path) -> None:
+    own = ("--run", folder / "11", "--prompt", "One day, one day", "--temperature", 0, "--tokens", 40)
+    drafted = walk(*own, "--draft", draft if draft == "prompt" else folder / draft)
+    assert drafted.exit_code == 0, drafted.output
+    assert drafted.stdout == walk(*own).stdout
+    assert "tokens accepted" in drafted.stderr and "tokens a pass" in drafted.stderr
+
+
+def test_probabilities_are_shown_without_a_change_of_text(folder: Path) -> None:
+    own = ("--run", folder / "11", "--prompt", "One day", "--tokens", 30)
+    shown = walk(*own, "--show-probabilities")
+    assert shown.exit_code == 0 and shown.stdout == walk(*own).stdout  # no colours in a pipe
+    assert "bits a token" in shown.stderr
+
+
+def test_what_does_not_go_together_is_one_line(folder: Path, tmp_path: Path) -> None:
+    run = ("--run", folder / "11")
+    assert "--cache" in error_of(walk(*run, "--draft", "prompt", "--cache", tmp_path / "x"))
+    assert "--stop" in error_of(walk(*run, "--show-probabilities", "--stop", "a"))
+    assert "penalties" in error_of(walk(*run, "--draft", "prompt", "--repetition-penalty", 2))
+    assert "no" in error_of(walk(*run, "--draft", tmp_path / "nothing"))
