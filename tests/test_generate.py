@@ -113,7 +113,12 @@ def test_an_interrupt_ends_it_without_a_traceback(number: int, folder: Path) -> 
         "--samples",
         "2",
     ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests run in the background inherit none
+    )
     assert process.stdout is not None
     process.stdout.read(200)  # it is writing
     time.sleep(0.05)
