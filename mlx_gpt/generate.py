@@ -37,6 +37,7 @@ class GenerateDoor(Door):
 @click.command(cls=GenerateDoor)
 @which_run
 @mixed_runs
+@click.option("--interactive", is_flag=True, help="Take prompts line by line; /help in it tells what else it takes.")
 @click.option("--prompt", default="", help="The text to go on from; - reads it from standard input.")
 @click.option(
     "--cache",
@@ -63,6 +64,7 @@ def main(
     stage: int | None,
     run: Path | None,
     mix: tuple[Path, ...],
+    interactive: bool,
     prompt: str,
     cache: Path | None,
     draft: str | None,
@@ -86,6 +88,7 @@ def main(
     from mlx_gpt import safetensors
     from mlx_gpt.decoding import Batch, read, stream, streams
     from mlx_gpt.device import pick_device
+    from mlx_gpt.interactive import Session
     from mlx_gpt.mixture import chosen
     from mlx_gpt.prompt_cache import remembered
     from mlx_gpt.sampling import Taste
@@ -96,9 +99,15 @@ def main(
         raise SettingError(f"--cache {cache}: keeps the memory of one model alone; drop it, or --mix and --draft")
     if show_probabilities and stops:
         raise SettingError("--show-probabilities with --stop: the text is coloured token by token; drop one of them")
+    if interactive and (prompt == "-" or cache or draft or show_probabilities or samples > 1):
+        raise SettingError(
+            "--interactive: writes text by text; drop --cache, --draft, --samples, --show-probabilities and --prompt -"
+        )
     wanted = dataclasses.replace(Taste(), **taste)  # type: ignore[arg-type]
     pick_device()
     trained = chosen(stage, run, mix)
+    if interactive:
+        return Session(trained, wanted, seed, tokens, stops).run(prompt)
     text = _standard_input() if prompt == "-" else prompt
     ids = [trained.tokenizer.eot, *trained.tokenizer.encode(text)]
     unknown = 0 if trained.tokenizer.unknown is None else ids.count(trained.tokenizer.unknown)
