@@ -1,0 +1,306 @@
+"""Measure generation: python scripts/bench_generate.py, tokens a second of every stage, and of stage 11 beside mlx-lm."""
+
+from __future__ import annotations
+
+import mlx_gpt  # before MLX, so that it finds the tuned BLAS
+
+# isort: split
+import dataclasses
+import datetime
+import importlib.util
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import mlx.core as mx
+import numpy as np
+from bench_train_models import PAUSE, Figures, missing, peak_bytes, ratio, summary
+from mlx.utils import tree_map
+
+from mlx_gpt import stages, stories
+from mlx_gpt.corpus import Source, open_corpus
+from mlx_gpt.decoding import Batch, generate, read
+from mlx_gpt.descent import Neural
+from mlx_gpt.device import description, pick_device
+from mlx_gpt.door import Door
+from mlx_gpt.errors import SettingError
+from mlx_gpt.model import LanguageModel, Silent
+from mlx_gpt.replacing import replacing
+from mlx_gpt.sampling import Taste
+
+VERSION = 1  # of the JSON
+GREEDY = Taste(temperature=0)
+VOCAB_SIZE = 2_048  # of the stages; of the counting ones a built-in text's
+COPIED = 2**28  # bytes, more than any cache holds
+NO_MLX_LM = "left out: mlx-lm is not installed (pip install mlx-lm)"
+Seconds = tuple[float, float]  # to the first token; for all that follow
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """The command line."""
+
+    rounds: int
+    quick: bool
+    written: int
+    lengths: tuple[int, ...] = (16, 128, 1_024)
+    batches: tuple[int, ...] = (1, 8, 32)
+
+
+@click.command(cls=Door)
+@click.option("--only", type=click.Choice(("stages", "mlx-lm")), multiple=True, help="Measure this part alone.")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Times each, by turns.")
+@click.option("--written", type=click.IntRange(1), default=64, show_default=True, help="Tokens after the first one.")
+@click.option("--quick", is_flag=True, help="Seconds: to see that it works, not to believe.")
+@click.option("--json", "out", type=click.Path(path_type=Path), help="Write the figures here, too.")
+def main(only: tuple[str, ...], out: Path | None, **options: Any) -> None:
+    """How soon text comes: the first token, those after it, and the same by mlx-lm with the same weights.
+
+    \b
+    stages  every stage's small preset, by the length of the prompt and the texts side by side: tokens of prompts and
+            of texts a second, peak memory, and the bytes of weights and memory that a step reads, by what a copy moves
+    mlx-lm  stage 11 without convolutions, which is a Qwen3, one greedy text; the tokens must be the same
+
+    What is compared takes turns in one process: see bench_train.py. Below 1 ours is ahead, for seconds are compared.
+    """
+    if out is not None and (not out.absolute().parent.is_dir() or out.is_dir()):
+        raise SettingError(f"--json {out}: cannot be written; name a file in a folder that exists")
+    pick_device()
+    asked = Asked(**options)
+    if asked.quick:
+        asked = Asked(min(asked.rounds, 2), True, 4, (4, 16), (1, 2))
+    parts: dict[str, Callable[[Asked], Figures]] = {"stages": _stages, "mlx-lm": _mlx_lm}
+    found: Figures = {
+        "version": VERSION,
+        "mlx_gpt": mlx_gpt.__version__,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": description(),
+        "load": os.getloadavg()[0],
+        "settings": dataclasses.asdict(asked),
+    }
+    click.echo(f"{found['machine']}, {found['date']}, load {found['load']:.1f}")
+    for name in only or parts:
+        click.echo(f"\n{name}")
+        found[name] = parts[name](asked)
+    if out is not None:
+        with replacing(out) as file:
+            file.write(json.dumps(found, indent=1).encode() + b"\n")
+
+
+# --- every stage
+
+
+def _stages(asked: Asked) -> Figures:
+    copy = _copied_per_second(asked.quick)
+    click.echo(f"  a copy reads and writes {copy / 1e9:.1f} GB/s")
+    click.echo("                        prompt x texts   first token   prompt tok/s   text tok/s    peak     read")
+    models = {number: _model(number, asked.quick) for number in stages.numbers()}
+    told: Figures = {}
+    for number, model in models.items():
+        room = model.memory().room
+        lengths = [length for length in asked.lengths if room is None or length + asked.written < room]
+        told[str(number)] = [
+            _texts(number, model, length, texts, asked, copy) for length in lengths for texts in asked.batches
+        ]
+    return {"copy_bytes_per_second": copy, "of": told}
+
+
+def _copied_per_second(quick: bool) -> float:
+    """Bytes that a large copy reads and writes in a second, the best of a few."""
+    held, taken = mx.zeros(2**20 if quick else COPIED // 4), []
+    for _ in range(5):
+        started = time.perf_counter()
+        mx.eval(mx.contiguous(held[::-1]))
+        taken.append(time.perf_counter() - started)
+    return 2 * held.nbytes / min(taken)
+
+
+def _model(number: int, quick: bool) -> LanguageModel:
+    """A stage: counted on built-in stories, or with random weights of which none is zero."""
+    stage = stages.stage(number)
+    preset = stage.tiny if quick or number <= 4 else stage.preset("small")
+    if number > 4:
+        return rough(stage.model(preset.config, VOCAB_SIZE))
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        text = Path(folder) / "stories.txt"
+        text.write_text("\n<|endoftext|>\n".join(stories.stories(1, 300 if quick else 10_000)) + "\n")
+        corpus = open_corpus(Source((str(text),), "bpe", 512 if quick else VOCAB_SIZE, 0), lambda message: None)
+        model = stage.model(preset.config, corpus.tokenizer.vocab_size)
+        model.fit(corpus, preset.recipe, Silent())
+    return model
+
+
+def rough(model: Any) -> LanguageModel:
+    """A neural model whose every weight counts: as it begins, some of them are zero."""
+    mx.random.seed(0)
+    model.update(tree_map(lambda weight: weight + 0.05 * mx.random.normal(weight.shape), model.parameters()))
+    model.eval()
+    mx.eval(model.parameters())
+    return model
+
+
+def _texts(number: int, model: LanguageModel, length: int, texts: int, asked: Asked, copy: float) -> Figures:
+    """One stage, prompts of one length, so many of them side by side."""
+    prompts = _prompt(model.vocab_size, length * texts).reshape(texts, length).tolist()
+
+    def way() -> Seconds:
+        batch, started = Batch(model, GREEDY), time.perf_counter()
+        for seed, prompt in enumerate(prompts):
+            batch.add(prompt, seed)
+        batch.step()
+        first = time.perf_counter()
+        for _ in range(asked.written):
+            batch.step()
+        return first - started, time.perf_counter() - first
+
+    taken = turns({"ours": way}, min(asked.rounds, 3))["ours"]
+    first, rest = (min(seconds) for seconds in zip(*taken, strict=True))
+    peak = peak_bytes(lambda: way)
+    found: Figures = {"prompt": length, "texts": texts, "first_token_ms": first * 1e3, "peak_bytes": peak}
+    found |= {"prompt_tokens_per_second": texts * length / first, "tokens_per_second": texts * asked.written / rest}
+    told = ""
+    if isinstance(model, Neural):  # what of a table a step reads is not known
+        weights = sum(array.nbytes for array in model.arrays().values())
+        memory = texts * sum(array.nbytes for array in read(model, prompts[0]).memory.arrays)
+        speed = (weights + memory) * asked.written / rest
+        found |= {"weight_bytes": weights, "memory_bytes": memory, "read_bytes_per_second": speed}
+        found["share_of_copy"] = speed / copy
+        told = f"{speed / 1e9:>6.2f} GB/s = {speed / copy:.0%}"
+    name = f"{number} {stages.stage(number).name}"
+    click.echo(
+        f"  {name:<22}{length:>6} x {texts:<5}{first * 1e3:>11.1f} ms{found['prompt_tokens_per_second']:>15,.0f}"
+        f"{found['tokens_per_second']:>13,.0f}{peak / 2**20:>6.0f} MB{told}"
+    )
+    return found
+
+
+def _prompt(vocab_size: int, tokens: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, vocab_size, tokens)
+
+
+# --- beside mlx-lm
+
+
+def _mlx_lm(asked: Asked) -> Figures:
+    """Stage 11 and mlx-lm's Qwen3 with the same weights, one greedy text."""
+    if importlib.util.find_spec("mlx_lm") is None:
+        return missing(NO_MLX_LM)
+    from mlx_lm.generate import generate_step
+
+    stage, context = stages.stage(11), 2 * max(asked.lengths) + asked.written
+    preset = stage.tiny if asked.quick else stage.preset("base")
+    config: Any = dataclasses.replace(preset.config, context=context, taps=0, window=0)
+    ours: Any = rough(stage.model(config, 512 if asked.quick else 8_192))
+    theirs = _qwen3(ours)
+    weights = sum(array.size for array in ours.arrays().values())
+    ids = mx.array(_prompt(ours.vocab_size, 64))[None]
+    far = mx.abs(ours.logits(ours.hidden(ids)) - theirs(ids)).max().item()
+    assert far < 1e-4, f"the logits differ by {far}: not the same model"
+    click.echo(f"  {weights / 1e6:.1f} M weights, logits within {far:.1e}")
+    found: Figures = {"weights": weights, "logits_differ_by": far, "prompts": []}
+    for length in asked.lengths:
+        prompt, said = _prompt(ours.vocab_size, length), dict[str, list[int]]()
+
+        def by_us(prompt: np.ndarray = prompt) -> Iterator[int]:
+            return generate(ours, prompt.tolist(), GREEDY, 0)
+
+        def by_them(prompt: np.ndarray = prompt) -> Iterator[int]:
+            tokens = generate_step(mx.array(prompt), theirs, max_tokens=asked.written + 1)
+            return (int(token) for token, _ in tokens)
+
+        def way(name: str, begin: Callable[[], Iterator[int]], said: dict[str, list[int]] = said) -> Seconds:
+            started = time.perf_counter()
+            tokens = begin()
+            heard = [next(tokens)]
+            first = time.perf_counter()
+            heard += [next(tokens) for _ in range(asked.written)]
+            ended = time.perf_counter()
+            assert said.setdefault(name, heard) == heard
+            return first - started, ended - first
+
+        ways = {"ours": lambda: way("ours", by_us), "theirs": lambda: way("theirs", by_them)}
+        taken = turns(ways, asked.rounds)
+        assert said["ours"] == said["theirs"], f"after {length} tokens: other words"
+        found["prompts"].append({"prompt": length} | _compared(length, asked.written, taken))
+    return found
+
+
+def _compared(length: int, written: int, taken: dict[str, list[Seconds]]) -> Figures:
+    """Both sides' seconds as figures and as lines."""
+    found: Figures = {}
+    for at, (name, tokens) in enumerate([("first_token", length), ("rest", written)]):
+        ours, theirs = ([seconds[at] for seconds in taken[side]] for side in ("ours", "theirs"))
+        by = ratio(ours, theirs)
+        found[name] = {"ours_ms": summary(ours), "theirs_ms": summary(theirs), "ratio": by}
+        for side, seconds in (("ours", ours), ("theirs", theirs)):
+            found[name][f"{side}_tokens_per_second"] = {
+                "best": tokens / min(seconds),
+                "median": tokens / statistics.median(seconds),
+            }
+        label = f"prompt {length}: {'first token' if at == 0 else f'{tokens} more'}"
+        click.echo(
+            f"  {label:<26}{min(ours) * 1e3:>9.2f} ms ({tokens / min(ours):>6,.0f} tok/s)  / {min(theirs) * 1e3:>9.2f} ms"
+            f" ({tokens / min(theirs):>6,.0f} tok/s)  = {by['of_minima']:.2f}"
+            f"   pairs {by['median']:.2f} [{by['low']:.2f} … {by['high']:.2f}]"
+        )
+    return found
+
+
+def _qwen3(model: Any) -> Any:
+    """mlx-lm's Qwen3 with the weights of a stage 11 without convolutions."""
+    from mlx_lm.models import qwen3
+
+    config = model.config
+    arguments = {
+        "model_type": "qwen3",
+        "hidden_size": config.width,
+        "num_hidden_layers": config.layers,
+        "intermediate_size": config.inner,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.width // config.heads,
+        "rms_norm_eps": 1e-6,
+        "vocab_size": model.vocab_size,
+        "max_position_embeddings": config.context,
+        "rope_theta": config.rope_base,
+        "tie_word_embeddings": True,
+    }
+    names = {"attention.query_norm": "self_attn.q_norm", "attention.key_norm": "self_attn.k_norm"}
+    names |= {"attention.query": "self_attn.q_proj", "attention.key": "self_attn.k_proj"}
+    names |= {"attention.value": "self_attn.v_proj", "attention.output": "self_attn.o_proj"}
+    names |= {"attention_norm": "input_layernorm", "inner_norm": "post_attention_layernorm"}
+    names |= {"gate": "mlp.gate_proj", "expand": "mlp.up_proj", "contract": "mlp.down_proj"}
+    weights = [("model.embed_tokens.weight", model.embed.weight), ("model.norm.weight", model.norm.weight)]
+    for path, array in model.arrays().items():
+        if path.startswith("blocks."):
+            _, layer, name = path.split(".", 2)
+            weights.append((f"model.layers.{layer}.{names[name.removesuffix('.weight')]}.weight", array))
+    found = qwen3.Model(qwen3.ModelArgs.from_dict(arguments))
+    found.load_weights(weights)
+    found.eval()
+    return found
+
+
+# --- measuring
+
+
+def turns(ways: dict[str, Callable[[], Seconds]], rounds: int) -> dict[str, list[Seconds]]:
+    """What every way says it took, once a round by turns: what slows the machine for a while slows all of them."""
+    taken: dict[str, list[Seconds]] = {name: [] for name in ways}
+    for at in range(rounds + 1):
+        for name, way in ways.items():
+            time.sleep(PAUSE)
+            seconds = way()
+            if at:  # the first compiles, allocates, warms the caches
+                taken[name].append(seconds)
+    return taken
+
+
+if __name__ == "__main__":
+    main()
