@@ -172,13 +172,19 @@ class Batch:
 
     def _choose(self, logprobs: mx.array, texts: Sequence[_Text]) -> mx.array:
         """A token of each row of (B, V), (B,), by the chance of its own text; asked for, not waited for."""
-        keys = mx.concatenate([folded(text.key, text.written) for text in texts])
-        counts = [text.counts for text in texts if text.counts is not None]
-        tokens = choose(logprobs, self.taste, keys, mx.stack(counts) if counts else None)
-        for row, text in enumerate(texts):
+        positions = mx.array([text.written for text in texts])
+        keys = folded(mx.concatenate([text.key for text in texts]), positions)
+        held = [text.counts for text in texts if text.counts is not None]
+        counts = mx.stack(held) if held else None  # (B, V)
+        tokens = choose(logprobs, self.taste, keys, counts)
+        for text in texts:
             text.written += 1
-            if text.counts is not None:
-                text.counts = text.counts.at[tokens[row]].add(1)
+        if counts is None:
+            mx.async_eval(tokens)  # type: ignore[no-untyped-call]
+            return tokens
+        counts = counts.at[mx.arange(len(texts)), tokens].add(1)
+        for row, text in enumerate(texts):
+            text.counts = counts[row]
         mx.async_eval(tokens, counts)  # type: ignore[no-untyped-call]
         return tokens
 

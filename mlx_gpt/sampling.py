@@ -181,13 +181,8 @@ def _likeliest_alone(logprobs: mx.array) -> mx.array:
     return mx.where(mx.arange(logprobs.shape[-1]) == likeliest, 0.0, -mx.inf)
 
 
-def distribution(logprobs: mx.array, taste: Taste, counts: mx.array | None = None) -> mx.array:
-    """The log-probabilities (B, V) that a taste makes of a model's (B, V).
-
-    counts (B, V) are of the tokens already written; without them the penalties find nothing. In this order:
-    repetition, presence, frequency, bias, temperature, top-k, typical, top-p, min-p. Each works on what the one before
-    left, summing to one again: what was written and what is wanted first, then how bold to be, then where to cut.
-    """
+def wished(logprobs: mx.array, taste: Taste, counts: mx.array | None = None) -> mx.array:
+    """The first four of `distribution`: log-probabilities (B, V) by what was written, counts (B, V), and what is wanted."""
     logprobs = logprobs.astype(mx.float32)
     if counts is not None and taste.repetition_penalty != 1:
         logprobs = penalise_repetition(logprobs, counts, taste.repetition_penalty)
@@ -195,9 +190,17 @@ def distribution(logprobs: mx.array, taste: Taste, counts: mx.array | None = Non
         logprobs = penalise_presence(logprobs, counts, taste.presence_penalty)
     if counts is not None and taste.frequency_penalty:
         logprobs = penalise_frequency(logprobs, counts, taste.frequency_penalty)
-    if taste.bias:
-        logprobs = with_bias(logprobs, read_bias(taste.bias))
-    logprobs = with_temperature(logprobs, taste.temperature)
+    return with_bias(logprobs, read_bias(taste.bias)) if taste.bias else logprobs
+
+
+def distribution(logprobs: mx.array, taste: Taste, counts: mx.array | None = None) -> mx.array:
+    """The log-probabilities (B, V) that a taste makes of a model's (B, V).
+
+    counts (B, V) are of the tokens already written; without them the penalties find nothing. In this order:
+    repetition, presence, frequency, bias, temperature, top-k, typical, top-p, min-p. Each works on what the one before
+    left, summing to one again: what was written and what is wanted first, then how bold to be, then where to cut.
+    """
+    logprobs = with_temperature(wished(logprobs, taste, counts), taste.temperature)
     if taste.top_k:
         logprobs = keep_top_k(logprobs, taste.top_k)
     if taste.typical_p < 1:
@@ -232,5 +235,6 @@ def draw(logprobs: mx.array, keys: mx.array) -> mx.array:
 
 def choose(logprobs: mx.array, taste: Taste, keys: mx.array, counts: mx.array | None = None) -> mx.array:
     """One token id (B,) for each row of log-probabilities (B, V), drawn from `distribution` by the row's key (B, 2)."""
-    wanted = distribution(logprobs, taste, counts)
-    return draw(wanted, keys) if taste.temperature else mx.argmax(wanted, axis=-1)
+    if taste.temperature == 0:  # the likeliest stays, wherever is cut
+        return mx.argmax(wished(logprobs, taste, counts), axis=-1)
+    return draw(distribution(logprobs, taste, counts), keys)

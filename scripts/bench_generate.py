@@ -1,4 +1,4 @@
-"""Measure generation: python scripts/bench_generate.py, tokens a second of every stage, and of stage 11 beside mlx-lm."""
+"""Measure generation: python scripts/bench_generate.py, for tokens a second, and ratios against mlx-lm."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import datetime
 import importlib.util
 import json
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -238,15 +237,12 @@ def _compared(length: int, written: int, taken: dict[str, list[Seconds]]) -> Fig
         ours, theirs = ([seconds[at] for seconds in taken[side]] for side in ("ours", "theirs"))
         by = ratio(ours, theirs)
         found[name] = {"ours_ms": summary(ours), "theirs_ms": summary(theirs), "ratio": by}
-        for side, seconds in (("ours", ours), ("theirs", theirs)):
-            found[name][f"{side}_tokens_per_second"] = {
-                "best": tokens / min(seconds),
-                "median": tokens / statistics.median(seconds),
-            }
+        rates = [tokens / min(seconds) for seconds in (ours, theirs)]
+        found[name] |= {"ours_tokens_per_second": rates[0], "theirs_tokens_per_second": rates[1]}
         label = f"prompt {length}: {'first token' if at == 0 else f'{tokens} more'}"
         click.echo(
-            f"  {label:<26}{min(ours) * 1e3:>9.2f} ms ({tokens / min(ours):>6,.0f} tok/s)  / {min(theirs) * 1e3:>9.2f} ms"
-            f" ({tokens / min(theirs):>6,.0f} tok/s)  = {by['of_minima']:.2f}"
+            f"  {label:<26}{min(ours) * 1e3:>9.2f} ms ({rates[0]:>6,.0f} tok/s)  / {min(theirs) * 1e3:>9.2f} ms"
+            f" ({rates[1]:>6,.0f} tok/s)  = {by['of_minima']:.2f}"
             f"   pairs {by['median']:.2f} [{by['low']:.2f} … {by['high']:.2f}]"
         )
     return found
