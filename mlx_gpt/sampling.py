@@ -182,7 +182,7 @@ def _likeliest_alone(logprobs: mx.array) -> mx.array:
 
 
 def wished(logprobs: mx.array, taste: Taste, counts: mx.array | None = None) -> mx.array:
-    """The first four of `distribution`: log-probabilities (B, V) by what was written, counts (B, V), and what is wanted."""
+    """The first four steps of `distribution`: log-probabilities (B, V) by what was written and what is wanted."""
     logprobs = logprobs.astype(mx.float32)
     if counts is not None and taste.repetition_penalty != 1:
         logprobs = penalise_repetition(logprobs, counts, taste.repetition_penalty)

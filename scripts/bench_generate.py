@@ -7,6 +7,7 @@ import mlx_gpt  # before MLX, so that it finds the tuned BLAS
 # isort: split
 import dataclasses
 import datetime
+import importlib
 import importlib.util
 import json
 import os
@@ -190,8 +191,7 @@ def _mlx_lm(asked: Asked) -> Figures:
     """Stage 11 and mlx-lm's Qwen3 with the same weights, one greedy text."""
     if importlib.util.find_spec("mlx_lm") is None:
         return missing(NO_MLX_LM)
-    from mlx_lm.generate import generate_step
-
+    generate_step: Any = importlib.import_module("mlx_lm.generate").generate_step
     stage, context = stages.stage(11), 2 * max(asked.lengths) + asked.written
     preset = stage.tiny if asked.quick else stage.preset("base")
     config: Any = dataclasses.replace(preset.config, context=context, taps=0, window=0)
@@ -199,7 +199,7 @@ def _mlx_lm(asked: Asked) -> Figures:
     theirs = _qwen3(ours)
     weights = sum(array.size for array in ours.arrays().values())
     ids = mx.array(_prompt(ours.vocab_size, 64))[None]
-    far = mx.abs(ours.logits(ours.hidden(ids)) - theirs(ids)).max().item()
+    far = float(np.array(mx.abs(ours.logits(ours.hidden(ids)) - theirs(ids)).max()))
     assert far < 1e-4, f"the logits differ by {far}: not the same model"
     click.echo(f"  {weights / 1e6:.1f} M weights, logits within {far:.1e}")
     found: Figures = {"weights": weights, "logits_differ_by": far, "prompts": []}
@@ -250,8 +250,7 @@ def _compared(length: int, written: int, taken: dict[str, list[Seconds]]) -> Fig
 
 def _qwen3(model: Any) -> Any:
     """mlx-lm's Qwen3 with the weights of a stage 11 without convolutions."""
-    from mlx_lm.models import qwen3
-
+    qwen3: Any = importlib.import_module("mlx_lm.models.qwen3")
     config = model.config
     arguments = {
         "model_type": "qwen3",
