@@ -64,7 +64,7 @@ def main(only: tuple[str, ...], out: Path | None, **options: Any) -> None:
 
     \b
     stages  every stage's small preset, by the length of the prompt and the texts side by side: tokens of prompts and
-            of texts a second, peak memory, and the bytes of weights and memory that a step reads, by what a copy moves
+            of texts a second, peak memory beside the weights, bytes of weights and memory a step reads, by a copy's
     mlx-lm  stage 11 without convolutions, which is a Qwen3, one greedy text; the tokens must be the same
 
     What is compared takes turns in one process: see bench_train.py. Below 1 ours is ahead, for seconds are compared.
@@ -99,7 +99,9 @@ def main(only: tuple[str, ...], out: Path | None, **options: Any) -> None:
 def _stages(asked: Asked) -> Figures:
     copy = _copied_per_second(asked.quick)
     click.echo(f"  a copy reads and writes {copy / 1e9:.1f} GB/s")
-    click.echo("                        prompt x texts   first token   prompt tok/s   text tok/s    peak     read")
+    click.echo(
+        "                        prompt x texts   first token   prompt tok/s   text tok/s       peak        read"
+    )
     models = {number: _model(number, asked.quick) for number in stages.numbers()}
     told: Figures = {}
     for number, model in models.items():
@@ -162,8 +164,9 @@ def _texts(number: int, model: LanguageModel, length: int, texts: int, asked: As
     taken = turns({"ours": way}, min(asked.rounds, 3))["ours"]
     first, rest = (min(seconds) for seconds in zip(*taken, strict=True))
     peak = peak_bytes(lambda: way)
+    rates = texts * length / first, texts * asked.written / rest
     found: Figures = {"prompt": length, "texts": texts, "first_token_ms": first * 1e3, "peak_bytes": peak}
-    found |= {"prompt_tokens_per_second": texts * length / first, "tokens_per_second": texts * asked.written / rest}
+    found |= {"prompt_tokens_per_second": rates[0], "tokens_per_second": rates[1]}
     told = ""
     if isinstance(model, Neural):  # what of a table a step reads is not known
         weights = sum(array.nbytes for array in model.arrays().values())
@@ -174,8 +177,8 @@ def _texts(number: int, model: LanguageModel, length: int, texts: int, asked: As
         told = f"{speed / 1e9:>6.2f} GB/s = {speed / copy:.0%}"
     name = f"{number} {stages.stage(number).name}"
     click.echo(
-        f"  {name:<22}{length:>6} x {texts:<5}{first * 1e3:>11.1f} ms{found['prompt_tokens_per_second']:>15,.0f}"
-        f"{found['tokens_per_second']:>13,.0f}{peak / 2**20:>6.0f} MB{told}"
+        f"  {name:<22}{length:>6} x {texts:<5}{first * 1e3:>11.1f} ms{rates[0]:>15,.0f}"
+        f"{rates[1]:>13,.0f}{peak / 2**20:>8.1f} MB{told}"
     )
     return found
 
@@ -260,10 +263,11 @@ def _qwen3(model: Any) -> Any:
         "num_attention_heads": config.heads,
         "num_key_value_heads": config.kv_heads,
         "head_dim": config.width // config.heads,
+        "max_position_embeddings": config.context,
+    }
+    arguments |= {"rope_theta": config.rope_base} | {
         "rms_norm_eps": 1e-6,
         "vocab_size": model.vocab_size,
-        "max_position_embeddings": config.context,
-        "rope_theta": config.rope_base,
         "tie_word_embeddings": True,
     }
     names = {"attention.query_norm": "self_attn.q_norm", "attention.key_norm": "self_attn.k_norm"}
@@ -277,12 +281,7 @@ def _qwen3(model: Any) -> Any:
             _, layer, name = path.split(".", 2)
             weights.append((f"model.layers.{layer}.{names[name.removesuffix('.weight')]}.weight", array))
     found = qwen3.Model(qwen3.ModelArgs.from_dict(arguments))
-    found.load_weights(weights)
-    found.eval()
-    return found
-
-
-# --- measuring
+    return found.load_weights(weights).eval()
 
 
 def turns(ways: dict[str, Callable[[], Seconds]], rounds: int) -> dict[str, list[Seconds]]:
