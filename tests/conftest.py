@@ -30,6 +30,11 @@ assert mlx_gpt.__version__
 SHARED = Path(__file__).parents[2] / "shared" / "data"  # real corpora; tests that use them skip without
 
 
+def attentive() -> None:
+    """For a child's beginning: hear interrupts even where the tests run in the background, which ignores them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Listener(Silent):
     """A report that only remembers."""
 

@@ -14,6 +14,7 @@ from mlx_gpt import checkpoint, generate, stages
 from mlx_gpt.checkpoint import Card
 from mlx_gpt.corpus import Corpus
 from mlx_gpt.model import LanguageModel
+from tests.conftest import attentive
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +118,7 @@ def test_an_interrupt_ends_it_without_a_traceback(number: int, folder: Path) -> 
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests run in the background inherit none
+        preexec_fn=attentive,
     )
     assert process.stdout is not None
     process.stdout.read(200)  # it is writing

@@ -19,6 +19,7 @@ from mlx_gpt import checkpoint, generate, stages
 from mlx_gpt.checkpoint import Card
 from mlx_gpt.corpus import Corpus, Source, open_corpus
 from mlx_gpt.model import LanguageModel, Silent
+from tests.conftest import attentive
 
 DOOR = [sys.executable, "-c", "from mlx_gpt.generate import main; main()"]
 WITHOUT_READLINE = [sys.executable, "-c", "import sys; sys.modules['readline'] = None; " + DOOR[2]]
@@ -197,6 +198,7 @@ def test_an_interrupt_while_writing_stops_that_text_and_two_leave(folder: Path) 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         bufsize=0,
+        preexec_fn=attentive,
     )
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write(b"The\n")
@@ -218,7 +220,11 @@ def test_an_interrupt_while_writing_stops_that_text_and_two_leave(folder: Path) 
 
 def test_an_interrupt_between_texts_leaves(folder: Path) -> None:
     process = subprocess.Popen(
-        [*DOOR, *command(folder / "4")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*DOOR, *command(folder / "4")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=attentive,
     )
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write(b"/help\n")
@@ -269,7 +275,7 @@ def terminal(run: Path, cache: Path, door: list[str] = DOOR, **files: int) -> It
     side, other = pty.openpty()
     environment = os.environ | {"MLX_GPT_CACHE": str(cache), "TERM": "dumb", "INPUTRC": os.devnull}
     streams = {"stdin": other, "stdout": other, "stderr": other} | files
-    process = subprocess.Popen([*door, *command(run)], env=environment, **streams)
+    process = subprocess.Popen([*door, *command(run)], env=environment, preexec_fn=attentive, **streams)
     os.close(other)
     try:
         yield Terminal(process, side)
