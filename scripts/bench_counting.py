@@ -19,7 +19,7 @@ from typing import Any
 import click
 from bench_counting_plot import draw, short
 
-from mlx_gpt.door import Door
+from mlx_gpt.door import Door, notice
 from mlx_gpt.tokenizer import KINDS
 
 VERSION = 1  # of the JSON
@@ -30,7 +30,7 @@ MOST_TOKENS = 2**31 - 2  # of one stream
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One thing to measure, in a process of its own; see bench_counting_tasks.perform."""
+    """One thing to measure, in a process of its own; see _perform."""
 
     task: str
     data: tuple[str, ...]
@@ -89,11 +89,9 @@ def main(
     binary is found, it is measured in the same run.
     """
     if one:
-        from bench_counting_tasks import perform
-
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # one Ctrl-C is told once, by the process that began
         job = json.loads(one)
-        click.echo(json.dumps(perform(Job(**{**job, "data": tuple(job["data"])}))))
+        click.echo(json.dumps(_perform(Job(**{**job, "data": tuple(job["data"])}))))
         return
     from mlx_gpt.errors import SettingError
     from mlx_gpt.recipe import size_in_bytes
@@ -140,11 +138,16 @@ def main(
     drawn = draw(found, out.with_suffix(".png"))
     click.echo(f"\n{out}" + (f", {out.with_suffix('.png')}" if drawn else ""))
     if not drawn:
-        _say("no plot: pip install 'mlx-gpt[plots]' draws one")
+        notice("no plot: pip install 'mlx-gpt[plots]' draws one")
 
 
-def _say(message: str) -> None:
-    click.secho(message, err=True, dim=True)
+def _perform(job: Job) -> dict[str, Any]:
+    """The figures of a job, ready for JSON."""
+    from bench_counting_answers import ask
+    from bench_counting_tasks import count_all, nothing, prepare, shards
+
+    tasks = {"prepare": prepare, "nothing": nothing, "count": count_all, "shards": shards, "ask": ask}
+    return tasks[job.task](job)
 
 
 def _numbers(text: str, name: str, most: int) -> list[int]:
@@ -163,7 +166,7 @@ def _run(job: Job, doing: str) -> dict[str, Any]:
     """A job's figures, from a process of its own that says itself what is wrong."""
     from mlx_gpt.errors import TrainingError
 
-    _say(doing)
+    notice(doing)
     command = [sys.executable, str(HERE), "--one", json.dumps(dataclasses.asdict(job))]
     ended = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
     if ended.returncode < 0:
@@ -182,7 +185,7 @@ def _counted(job: Job) -> dict[str, Any]:
 
 def _process(command: list[str], tokens: int, doing: str) -> dict[str, Any]:
     """A whole process, not ours to measure from within; {} where it fails, for the other figures are worth having."""
-    _say(doing)
+    notice(doing)
     started = time.perf_counter()
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
@@ -191,7 +194,7 @@ def _process(command: list[str], tokens: int, doing: str) -> dict[str, Any]:
         said.seek(0)
         last = (said.read().decode(errors="replace").strip().splitlines() or ["no message"])[-1]
     if process.returncode:
-        _say(f"{doing}: ended with exit code {process.returncode}, so it is left out ({last})")
+        notice(f"{doing}: ended with exit code {process.returncode}, so it is left out ({last})")
         return {}
     peak = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     cpu = used.ru_utime + used.ru_stime
@@ -219,7 +222,7 @@ def _lmplz(job: Job) -> dict[str, Any]:
     """KenLM's own trainer on the same text, where it is on PATH."""
     binary = shutil.which("lmplz")
     if binary is None:
-        _say("lmplz is not on PATH, so nothing is compared with it")
+        notice("lmplz is not on PATH, so nothing is compared with it")
         return {}
     files = ["--text", job.ids, "--arpa", str(Path(job.folder) / "lmplz.arpa"), "-T", job.folder]
     command = [binary, "-o", str(job.order), "-S", "2G", "--discount_fallback", *files]

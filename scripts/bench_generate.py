@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import mlx_gpt  # before MLX, so that it finds the tuned BLAS
+from mlx_gpt.device import pick_device  # before MLX, so that it finds the tuned BLAS
 
 # isort: split
 import dataclasses
-import datetime
+import functools
 import importlib
 import importlib.util
-import json
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,18 +18,15 @@ from typing import Any
 import click
 import mlx.core as mx
 import numpy as np
-from bench_train_models import PAUSE, Figures, missing, peak_bytes, ratio, summary
+from bench_figures import Figures, measured, missing, peak_bytes, ratio, summary, turns, writable
 from mlx.utils import tree_map
 
 from mlx_gpt import stages, stories
 from mlx_gpt.corpus import Source, open_corpus
 from mlx_gpt.decoding import Batch, generate, read
 from mlx_gpt.descent import Neural
-from mlx_gpt.device import description, pick_device
 from mlx_gpt.door import Door
-from mlx_gpt.errors import SettingError
 from mlx_gpt.model import LanguageModel, Silent
-from mlx_gpt.replacing import replacing
 from mlx_gpt.sampling import Taste
 
 VERSION = 1  # of the JSON
@@ -69,28 +64,14 @@ def main(only: tuple[str, ...], out: Path | None, **options: Any) -> None:
 
     What is compared takes turns in one process: see bench_train.py. Below 1 ours is ahead, for seconds are compared.
     """
-    if out is not None and (not out.absolute().parent.is_dir() or out.is_dir()):
-        raise SettingError(f"--json {out}: cannot be written; name a file in a folder that exists")
+    writable(out)
     pick_device()
     asked = Asked(**options)
     if asked.quick:
         asked = Asked(min(asked.rounds, 2), True, 4, (4, 16), (1, 2))
     parts: dict[str, Callable[[Asked], Figures]] = {"stages": _stages, "mlx-lm": _mlx_lm}
-    found: Figures = {
-        "version": VERSION,
-        "mlx_gpt": mlx_gpt.__version__,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": description(),
-        "load": os.getloadavg()[0],
-        "settings": dataclasses.asdict(asked),
-    }
-    click.echo(f"{found['machine']}, {found['date']}, load {found['load']:.1f}")
-    for name in only or parts:
-        click.echo(f"\n{name}")
-        found[name] = parts[name](asked)
-    if out is not None:
-        with replacing(out) as file:
-            file.write(json.dumps(found, indent=1).encode() + b"\n")
+    settings = dataclasses.asdict(asked)
+    measured({name: functools.partial(parts[name], asked) for name in only or parts}, VERSION, settings, out)
 
 
 # --- every stage
@@ -161,6 +142,7 @@ def _texts(number: int, model: LanguageModel, length: int, texts: int, asked: As
             batch.step()
         return first - started, time.perf_counter() - first
 
+    way()  # compiles, allocates, warms the caches
     taken = turns({"ours": way}, min(asked.rounds, 3))["ours"]
     first, rest = (min(seconds) for seconds in zip(*taken, strict=True))
     peak = peak_bytes(lambda: way)
@@ -225,7 +207,12 @@ def _mlx_lm(asked: Asked) -> Figures:
             assert said.setdefault(name, heard) == heard
             return first - started, ended - first
 
-        ways = {"ours": lambda: way("ours", by_us), "theirs": lambda: way("theirs", by_them)}
+        ways: dict[str, Callable[[], Seconds]] = {
+            "ours": lambda: way("ours", by_us),
+            "theirs": lambda: way("theirs", by_them),
+        }
+        for once in ways.values():
+            once()
         taken = turns(ways, asked.rounds)
         assert said["ours"] == said["theirs"], f"after {length} tokens: other words"
         found["prompts"].append({"prompt": length} | _compared(length, asked.written, taken))
@@ -280,18 +267,6 @@ def _qwen3(model: Any) -> Any:
             _, layer, name = path.split(".", 2)
             weights.append((f"model.layers.{layer}.{names[name.removesuffix('.weight')]}.weight", array))
     return qwen3.Model(qwen3.ModelArgs.from_dict(arguments)).load_weights(weights).eval()
-
-
-def turns(ways: dict[str, Callable[[], Seconds]], rounds: int) -> dict[str, list[Seconds]]:
-    """What every way says it took, once a round by turns: what slows the machine for a while slows all of them."""
-    taken: dict[str, list[Seconds]] = {name: [] for name in ways}
-    for at in range(rounds + 1):
-        for name, way in ways.items():
-            time.sleep(PAUSE)
-            seconds = way()
-            if at:  # the first compiles, allocates, warms the caches
-                taken[name].append(seconds)
-    return taken
 
 
 if __name__ == "__main__":

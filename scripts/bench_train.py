@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import mlx_gpt  # before MLX, so that it finds the tuned BLAS
+from mlx_gpt.device import pick_device  # before MLX, so that it finds the tuned BLAS
 
 # isort: split
 import dataclasses
-import datetime
 import functools
-import json
 import math
 import tempfile
 from collections.abc import Callable
@@ -18,27 +16,12 @@ from typing import Any
 import click
 import mlx.core as mx
 import numpy as np
-from bench_train_models import (
-    NO_TORCH,
-    TORCH,
-    Asked,
-    Figures,
-    Plain,
-    compared,
-    in_turns,
-    missing,
-    operations,
-    ours_of,
-    peak_bytes,
-    products,
-)
+from bench_figures import Figures, compared, in_turns, measured, missing, peak_bytes, writable
+from bench_train_models import NO_TORCH, TORCH, Asked, Plain, operations, ours_of, products
 from bench_train_time import seconds_to_a_loss
 
 from mlx_gpt import stages
-from mlx_gpt.device import description, pick_device
 from mlx_gpt.door import Door
-from mlx_gpt.errors import SettingError
-from mlx_gpt.replacing import replacing
 
 VERSION = 1  # of the JSON
 PARTS = ("stages", "plain", "ceiling", "operations", "growth", "time")
@@ -71,28 +54,15 @@ def main(only: tuple[str, ...], out: Path | None, **options: Any) -> None:
     What is compared takes turns in one process, and a ratio is told as the fastest by the fastest and as the median
     [middle half] of the pairs: on a busy machine the milliseconds jump, the ratios much less. Below 1 ours is ahead.
     """
-    if out is not None and (not out.absolute().parent.is_dir() or out.is_dir()):
-        raise SettingError(f"--json {out}: cannot be written; name a file in a folder that exists")
+    writable(out)
     pick_device()
     asked = Asked(**options)
     if asked.quick:
         asked = dataclasses.replace(asked, rounds=min(asked.rounds, 2), vocab_size=256, tokens=64, batch=2)
     parts: dict[str, Callable[[Asked], Any]] = {"stages": _stages, "plain": _plain, "ceiling": _ceiling}
     parts |= {"operations": _operations, "growth": _growth, "time": seconds_to_a_loss}
-    found: Figures = {
-        "version": VERSION,
-        "mlx_gpt": mlx_gpt.__version__,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "machine": description(),
-        "settings": {**dataclasses.asdict(asked), "data": None if asked.data is None else str(asked.data)},
-    }
-    click.echo(f"{found['machine']}, {found['date']}")
-    for name in only or PARTS:
-        click.echo(f"\n{name}")
-        found[name] = parts[name](asked)
-    if out is not None:
-        with replacing(out) as file:
-            file.write(json.dumps(found, indent=1).encode() + b"\n")
+    settings = dataclasses.asdict(asked) | {"data": None if asked.data is None else str(asked.data)}
+    measured({name: functools.partial(parts[name], asked) for name in only or parts}, VERSION, settings, out)
 
 
 def _batch(rows: int, tokens: int, vocab_size: int) -> np.ndarray:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import importlib.util
-import statistics
-import time
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, final
 
-import click
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
@@ -26,7 +21,6 @@ from mlx_gpt.descent.attention import BLOCK
 from mlx_gpt.descent.step import Step
 from mlx_gpt.model import Stage
 
-Figures = dict[str, Any]
 TORCH = importlib.util.find_spec("torch") is not None
 NO_TORCH = "left out: PyTorch is not installed (pip install torch)"
 EVALUATED = 128  # rows scored at one time
@@ -133,55 +127,7 @@ def ours_of(number: int, config: Any, recipe: Any, vocab_size: int, tokens: int)
     return Ours(stages.stage(number), config, recipe, vocab_size, tokens)
 
 
-# --- measuring
-
-PAUSE = 0.05  # seconds: threads of OpenBLAS and OpenMP spin for a while after their work, on another's cores
-
-
-def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every way, once a round by turns: what slows the machine for a while slows all of them."""
-    for way in ways.values():  # compiles, allocates, warms the caches
-        way()
-        way()
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, way in ways.items():
-            time.sleep(PAUSE)
-            started = time.perf_counter()
-            way()
-            taken[name].append(time.perf_counter() - started)
-    return taken
-
-
-def summary(seconds: list[float]) -> dict[str, float]:
-    """Milliseconds: the least disturbed, the middle, the worst."""
-    return {"min": min(seconds) * 1e3, "median": statistics.median(seconds) * 1e3, "max": max(seconds) * 1e3}
-
-
-def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
-    """Ours by theirs: of the fastest rounds, and the range of the middle half of all rounds taken in pairs."""
-    pairs = sorted(a / b for a, b in zip(ours, theirs, strict=True))
-    quarter = len(pairs) // 4
-    return {
-        "of_minima": min(ours) / min(theirs),
-        "median": statistics.median(pairs),
-        "low": pairs[quarter],
-        "high": pairs[len(pairs) - 1 - quarter],
-    }
-
-
-def peak_bytes(make: Callable[[], Callable[[], object]]) -> int:
-    """The most MLX memory a step holds, its weights and the optimiser's state included."""
-    gc.collect()
-    mx.clear_cache()
-    before = mx.get_active_memory()
-    way = make()
-    way()
-    mx.clear_cache()
-    mx.reset_peak_memory()
-    way()
-    return mx.get_peak_memory() - before
-
+# --- what a step asks of the device
 
 # fmt: off
 VIEWS = {
@@ -199,22 +145,6 @@ def operations(arrays: list[mx.array], folder: Path) -> dict[str, int]:
     names = [line.split('label ="')[1].split('"')[0] for line in file.read_text().splitlines() if "rectangle" in line]
     kept = ["fused" if name.startswith("Compiled") else name for name in names if name not in VIEWS]
     return dict(Counter(kept).most_common())
-
-
-def compared(name: str, ours: list[float], theirs: list[float]) -> Figures:
-    """Two lists of seconds as figures and as a line."""
-    each = {"ours_ms": summary(ours), "theirs_ms": summary(theirs), "ratio": ratio(ours, theirs)}
-    by = each["ratio"]
-    click.echo(
-        f"  {name:<26}{each['ours_ms']['min']:>9.1f} ms  / {each['theirs_ms']['min']:>9.1f} ms  = {by['of_minima']:.2f}"
-        f"   pairs {by['median']:.2f} [{by['low']:.2f} … {by['high']:.2f}]"
-    )
-    return each
-
-
-def missing(why: str) -> Figures:
-    click.echo(f"  {why}")
-    return {"skipped": why}
 
 
 Product = tuple[tuple[int, ...], tuple[int, ...]]

@@ -10,21 +10,9 @@ from typing import Any
 
 import click
 import numpy as np
+from bench_figures import Figures, compared, in_turns, missing, ratio
 from bench_tokens import SMALL
-from bench_train_models import (
-    NO_TORCH,
-    TORCH,
-    Asked,
-    Figures,
-    Ours,
-    Plain,
-    Trainer,
-    compared,
-    in_turns,
-    missing,
-    ours_of,
-    ratio,
-)
+from bench_train_models import NO_TORCH, TORCH, Asked, Ours, Plain, Trainer, ours_of
 
 from mlx_gpt import stages
 from mlx_gpt.descent.schedule import learning_rate

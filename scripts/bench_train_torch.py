@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any, final
 
 import numpy as np
-from bench_train_models import Trainer, in_turns
+from bench_figures import in_turns
+from bench_train_models import Trainer
 
 from mlx_gpt.recipe import Descent
 
