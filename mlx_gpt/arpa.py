@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from mlx_gpt.door import Door, which_run
+from mlx_gpt.door import Door, notice, which_run
 
 
 class Group(Door, click.Group):
@@ -101,7 +101,7 @@ def import_(model: Path, run: Path, other: Path | None, ids: bool) -> None:
         words = [str(each) for each in range(tokenizer.vocab_size)] if ids else words_of(tokenizer)
         vocabulary = Vocabulary(words, tokenizer.eot, tokenizer.unknown)
     live = sys.stderr.isatty()
-    found = read_arpa(model, _notice, vocabulary, _lines_read if live else None)
+    found = read_arpa(model, notice, vocabulary, _lines_read if live else None)
     if live:
         click.echo("\r" + " " * 30 + "\r", err=True, nl=False)
     if tokenizer is None:
@@ -149,15 +149,11 @@ def build(text: tuple[str, ...], order: int, out: Path, prune: str, vocab_pad: i
         ids, words = read_sentences(files(paths), skip_symbols)
     size = max(len(words), vocab_pad)
     counts = count(ids, order, size, END_ID)
-    table, found = estimate(counts, Discounting(three_discounts, continuation=True), _notice, limits)
+    table, found = estimate(counts, Discounting(three_discounts, continuation=True), notice, limits)
     seen = np.arange(size) < len(words)
     words += [""] * (size - len(words))
     click.echo("\n".join(("Statistics:", *statistics_lines(found))), err=True)
     _say(out, write_arpa(table, words, END_ID, UNKNOWN_ID, seen, out))
-
-
-def _notice(message: str) -> None:
-    click.secho(message, err=True, dim=True)
 
 
 def _lines_read(lines: int) -> None:

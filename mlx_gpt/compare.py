@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_gpt.door import Door
+from mlx_gpt.door import Door, notice
 
 if TYPE_CHECKING:
     from mlx_gpt.checkpoint import Checkpoint
@@ -38,9 +38,6 @@ def main(runs: Path, data: tuple[str, ...], mixture: bool, as_json: bool) -> Non
     from mlx_gpt.heldout import held_out, raw_bytes, reference_lines
     from mlx_gpt.measure import measure
     from mlx_gpt.mixture import mixed
-
-    def notice(message: str) -> None:
-        click.secho(message, err=True, dim=True)
 
     if "-" in data:
         raise SettingError("--data -: standard input can be read only once; name a file")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mlx_gpt.door import Door
+from mlx_gpt.door import Door, notice
 from mlx_gpt.tokenizer import KINDS, LARGEST_VOCABULARY
 
 
@@ -65,7 +65,7 @@ def main(
     if like is not None and any(_given(name) for name in ("tokenizer", "vocab_size", "split_seed")):
         raise SettingError("--like: the run says what a token is; leave out --tokenizer, --vocab-size and --split-seed")
     if like is None:
-        corpus = open_corpus(Source(absolute(data), tokenizer, vocab_size, split_seed), _notice)
+        corpus = open_corpus(Source(absolute(data), tokenizer, vocab_size, split_seed), notice)
         words, ids = corpus.tokenizer, corpus.train.ids
     else:
         if not data:
@@ -94,10 +94,6 @@ def _shard(text: str) -> tuple[int, int]:
     if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of) <= 100_000):
         raise SettingError(f"--shard {text}: expected one of a number of shards, such as 3/8")
     return int(number), int(of)
-
-
-def _notice(message: str) -> None:
-    click.secho(message, err=True, dim=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from mlx_gpt.memory import Memory
+from mlx_gpt.memory import Memory, read_again
 from mlx_gpt.model import LanguageModel, check_ids
 from mlx_gpt.sampling import Taste, choose, folded, row_keys
 from mlx_gpt.tokenizer import Tokenizer
@@ -68,7 +68,7 @@ def readable(ids: Sequence[int], context: int | None) -> list[int]:
     """What an empty memory reads of ids."""
     if context is None or len(ids) <= context:
         return list(ids)
-    return list(ids[-(context - max(1, context // 2) + 1) :])
+    return list(ids[-(read_again(context) + 1) :])
 
 
 def following(model: LanguageModel, ids: Sequence[Sequence[int]], memory: Memory) -> mx.array:

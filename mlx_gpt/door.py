@@ -132,6 +132,11 @@ class _WholeOrAuto(click.IntRange):
         return 0 if value in ("auto", 0) else super().convert(value, param, ctx)
 
 
+def notice(message: str) -> None:
+    """One dim line on standard error."""
+    click.secho(message, err=True, dim=True)
+
+
 def which_run(function: Function) -> Function:
     """--stage N (its default run) or --run DIR."""
     function = click.option("--run", type=click.Path(path_type=Path), help="The folder of a trained run.")(function)

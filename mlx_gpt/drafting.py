@@ -20,7 +20,7 @@ from typing import Protocol
 import mlx.core as mx
 import numpy as np
 
-from mlx_gpt.decoding import CHUNK
+from mlx_gpt.decoding import CHUNK, readable
 from mlx_gpt.endless import Endless, Renewed
 from mlx_gpt.errors import TokenizerError
 from mlx_gpt.model import LanguageModel
@@ -65,10 +65,7 @@ class Reader:
     def __init__(self, model: LanguageModel, prompt: Sequence[int]) -> None:
         """A prompt longer than the context is read from where `decoding.generate` reads it."""
         self.model = Endless(model)
-        context, self.skipped = self.model.context, 0
-        if context is not None and len(prompt) > context:
-            self.skipped = len(prompt) - (self.model.half + 1)
-        self.memory, self.read = self.model.memory(), self.skipped
+        self.memory, self.read = self.model.memory(), len(prompt) - len(readable(prompt, self.model.context))
         self._before: list[tuple[int, Renewed]] = []
 
     def after(self, past: Sequence[int], more: Sequence[int] = ()) -> mx.array:

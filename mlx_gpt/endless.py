@@ -6,45 +6,20 @@ read side by side, each by its own rule.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_gpt.corpus import Corpus
-from mlx_gpt.errors import SettingError
-from mlx_gpt.memory import Memory
+from mlx_gpt.memory import Memory, Nested, read_again
 from mlx_gpt.model import LanguageModel, Report, check_ids
 from mlx_gpt.safetensors import Array
 
 
-class Renewed:
+class Renewed(Nested):
     """A memory that is replaced when it is full, and the ids (B, up to half a context) that the next one reads."""
-
-    def __init__(self, inner: Memory, batch: int) -> None:
-        self.inner = inner
-        self.arrays = [mx.zeros((batch, 0), mx.int32)]
-
-    @property
-    def room(self) -> int | None:
-        return None
-
-    def rows(self, which: Sequence[int]) -> Self:
-        other = copy.copy(self)
-        other.inner = self.inner.rows(which)
-        other.arrays = [mx.take(array, mx.array(list(which)), axis=0) for array in self.arrays]
-        return other
-
-    def joined(self, other: Self) -> Self:
-        raise SettingError("texts that are renewed at different places are not written side by side")
-
-    def held(self) -> list[mx.array]:
-        raise SettingError("a memory that is renewed is not kept in a file")
-
-    def hold(self, arrays: Sequence[mx.array], tokens: int) -> None:
-        self.held()
 
 
 class Endless:
@@ -53,7 +28,7 @@ class Endless:
     def __init__(self, model: LanguageModel) -> None:
         self.model, self.vocab_size = model, model.vocab_size
         self.context = model.memory().room
-        self.half = 0 if self.context is None else self.context - max(1, self.context // 2)  # ids read again
+        self.half = 0 if self.context is None else read_again(self.context)
 
     def fit(self, corpus: Corpus, recipe: Any, report: Report) -> None:
         """Fit the model itself."""
@@ -61,25 +36,25 @@ class Endless:
 
     def memory(self, batch: int = 1) -> Renewed:
         """An empty memory, without an end."""
-        return Renewed(self.model.memory(batch), batch)
+        return Renewed([self.model.memory(batch)], [mx.zeros((batch, 0), mx.int32)])
 
     def logprobs(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         """(B, T) -> (B, T, V), for any T."""
         held = self._held(ids, memory)
-        parts = [self.model.logprobs(ids[:, a:b], held.inner) for a, b in self._parts(ids, ids.shape[1], held)]
+        parts = [self.model.logprobs(ids[:, a:b], held.inner[0]) for a, b in self._parts(ids, ids.shape[1], held)]
         return mx.concatenate(parts, axis=1)
 
     def following(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         """(B, T) -> (B, V), after the last id alone, for any T."""
         held, after = self._held(ids, memory), mx.zeros(())
         for start, stop in self._parts(ids, ids.shape[1], held):
-            after = self.model.following(ids[:, start:stop], held.inner)
+            after = self.model.following(ids[:, start:stop], held.inner[0])
         return after
 
     def score(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         """(B, T) -> (B, T - 1), for any T."""
         held, last = self._held(ids, memory), ids.shape[1] - 1
-        parts = [self.model.score(ids[:, a : b + 1], held.inner) for a, b in self._parts(ids, last, held)]
+        parts = [self.model.score(ids[:, a : b + 1], held.inner[0]) for a, b in self._parts(ids, last, held)]
         return mx.concatenate(parts, axis=1) if parts else mx.zeros((ids.shape[0], 0))
 
     def arrays(self) -> Mapping[str, Array]:
@@ -100,15 +75,15 @@ class Endless:
         """Spans of ids up to `stop` that fit the memory as it is when each of them is read."""
         start = 0
         while start < stop:
-            room = held.inner.room
+            room = held.inner[0].room
             if room is None:
                 yield start, stop
                 return
             if room == 0:
-                held.inner, room = self.model.memory(ids.shape[0]), self.context
+                held.inner[0], room = self.model.memory(ids.shape[0]), self.context
                 if self.half:
-                    self.model.score(mx.concatenate([held.arrays[0], ids[:, start : start + 1]], axis=1), held.inner)
-                    room = held.inner.room
+                    self.model.score(mx.concatenate([held.arrays[0], ids[:, start : start + 1]], axis=1), held.inner[0])
+                    room = held.inner[0].room
             assert room, "a memory that was renewed and is full"
             end = min(stop, start + room)
             yield start, end

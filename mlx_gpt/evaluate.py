@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from mlx_gpt.door import Door, mixed_runs, which_run
+from mlx_gpt.door import Door, mixed_runs, notice, which_run
 
 
 @click.command(cls=Door)
@@ -35,7 +35,7 @@ def main(stage: int | None, run: Path | None, mix: tuple[Path, ...], data: tuple
 
     pick_device()
     trained = chosen(stage, run, mix, one_text=True)
-    text = held_out(trained, data, lambda message: click.secho(message, err=True, dim=True))
+    text = held_out(trained, data, notice)
     score = measure(trained.model, text)
     if as_json:
         context = trained.model.memory().room

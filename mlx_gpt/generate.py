@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from mlx_gpt.errors import DataError, SettingError
 
 if TYPE_CHECKING:
     from mlx_gpt.checkpoint import Checkpoint
+    from mlx_gpt.drafting import Draft
     from mlx_gpt.sampling import Taste
 
 TOGETHER = 16  # samples written side by side
@@ -110,13 +111,14 @@ def main(
         return Session(trained, wanted, seed, tokens, stops).run(prompt)
     text = _standard_input() if prompt == "-" else prompt
     ids = [trained.tokenizer.eot, *trained.tokenizer.encode(text)]
-    unknown = 0 if trained.tokenizer.unknown is None else ids.count(trained.tokenizer.unknown)
+    unknown = trained.tokenizer.unknown_in(ids)
     if unknown:
         _notice(f"{unknown:,} words of the prompt are not in this model's vocabulary")
     if draft or show_probabilities:
+        propose = _proposer(trained, draft, wanted) if draft else None
         for sample in range(samples):
             _heading(sample, samples, seed)
-            source = _tokens(trained, draft, ids, wanted, seed + sample)
+            source = _tokens(trained, propose, ids, wanted, seed + sample)
             if show_probabilities:
                 _coloured(trained, ids, list(_until(source, trained.tokenizer.eot, tokens)))
             else:
@@ -149,27 +151,35 @@ def _echo(text: str, pieces: Iterator[str]) -> None:
     click.echo()
 
 
-def _tokens(trained: Checkpoint, draft: str | None, ids: Sequence[int], taste: Taste, seed: int) -> Iterator[int]:
-    """What follows ids, drafted by another run or by the text itself where that is asked for."""
+def _proposer(trained: Checkpoint, draft: str, taste: Taste) -> Callable[[], Draft]:
+    """What makes the draft of a text, loaded once for all of them."""
     from mlx_gpt import drafting
     from mlx_gpt.checkpoint import load, run_folder
-    from mlx_gpt.decoding import generate
     from mlx_gpt.errors import TokenizerError
 
-    if draft is None:
-        yield from generate(trained.model, ids, taste, seed)
-        return
-    proposer: drafting.Draft = drafting.Lookup(trained.model.vocab_size)
     if taste.counts:
         raise SettingError("--draft: penalties for what was written are not drafted; drop one or the other")
-    if draft != PROMPT:
-        other = load(run_folder(None, Path(draft)))
-        if other.tokenizer.model != trained.tokenizer.model:
-            raise TokenizerError(f"--draft {draft}: another tokenizer than {trained.path}; a draft needs the same")
-        proposer = drafting.Model(other.model, taste)
-    tally = drafting.Tally()
+    if draft == PROMPT:
+        return lambda: drafting.Lookup(trained.model.vocab_size)
+    other = load(run_folder(None, Path(draft)))
+    if not other.tokenizer.agrees(trained.tokenizer):
+        raise TokenizerError(f"--draft {draft}: another tokenizer than {trained.path}; a draft needs the same")
+    return lambda: drafting.Model(other.model, taste)
+
+
+def _tokens(
+    trained: Checkpoint, propose: Callable[[], Draft] | None, ids: Sequence[int], taste: Taste, seed: int
+) -> Iterator[int]:
+    """What follows ids, drafted where that is asked for."""
+    from mlx_gpt.decoding import generate
+    from mlx_gpt.drafting import Tally, drafted
+
+    if propose is None:
+        yield from generate(trained.model, ids, taste, seed)
+        return
+    tally = Tally()
     try:
-        yield from drafting.drafted(trained.model, proposer, ids, taste, seed, tally)
+        yield from drafted(trained.model, propose(), ids, taste, seed, tally)
     finally:
         _notice(
             f"drafted: {tally.accepted:,} of {tally.proposed:,} tokens accepted, "

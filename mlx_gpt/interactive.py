@@ -177,12 +177,10 @@ class Session:
         return name != "quit"
 
     def _begin(self, prompt: str) -> None:
-        for voice in self.voices:
-            voice.trained.tokenizer.encode(prompt)  # before anything is changed or shown
-        for voice in self.voices:
+        told = [voice.trained.tokenizer.encode(prompt) for voice in self.voices]  # before anything is changed or shown
+        for voice, ids in zip(self.voices, told, strict=True):
             voice.start = voice.text = prompt
-            unknown = voice.trained.tokenizer.unknown
-            missing = 0 if unknown is None else voice.trained.tokenizer.encode(prompt).count(unknown)
+            missing = voice.trained.tokenizer.unknown_in(ids)
             if missing:
                 _notice(f"{missing:,} words of the prompt are not in the vocabulary of {voice.name}")
         self.begun, self.shown = True, prompt

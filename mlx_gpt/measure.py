@@ -16,7 +16,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_gpt.corpus import Text
-from mlx_gpt.memory import Memory
+from mlx_gpt.memory import Memory, read_again
 from mlx_gpt.model import LanguageModel
 
 BATCH_TOKENS = 8_192  # scored in one call
@@ -81,13 +81,12 @@ def scored(model: LanguageModel, text: Text, alike: Scorer | None = None) -> Ite
 
 def _windows(model: LanguageModel, text: Text, context: int, alike: Scorer | None) -> Iterator[tuple[int, float]]:
     """Overlapping windows, alike in length put together; each target is scored in exactly one of them."""
-    stride = max(1, context // 2)
     pieces = []
     for document in range(len(text)):
         length = int(text.starts[document + 1] - text.starts[document]) + 1
         fresh = 1
         while fresh < length:
-            start = 0 if fresh == 1 else fresh - 1 - (context - stride)
+            start = 0 if fresh == 1 else fresh - 1 - read_again(context)
             stop = min(length, start + context + 1)
             pieces.append(_Piece(document, start, fresh, stop))
             fresh = stop

@@ -15,7 +15,12 @@ from typing import Protocol, Self
 
 import mlx.core as mx
 
-from mlx_gpt.errors import CheckpointError
+from mlx_gpt.errors import CheckpointError, SettingError
+
+
+def read_again(context: int) -> int:
+    """How many of the last tokens a new memory reads again where one is full: scores, texts and mixtures agree."""
+    return context - max(1, context // 2)
 
 
 class Memory(Protocol):
@@ -109,6 +114,32 @@ class Rows(Fixed):
 
 class State(Fixed):
     """A fixed number of vectors, rewritten at every token: what a recurrent model remembers."""
+
+
+class Nested:
+    """What a model made of others remembers: a memory for each of them, and arrays of its own, texts first."""
+
+    def __init__(self, inner: Sequence[Memory], arrays: list[mx.array]) -> None:
+        self.inner, self.arrays = list(inner), arrays
+
+    @property
+    def room(self) -> int | None:
+        return None
+
+    def rows(self, which: Sequence[int]) -> Self:
+        found = copy.copy(self)
+        found.inner = [each.rows(which) for each in self.inner]
+        found.arrays = [_picked(array, which) for array in self.arrays]
+        return found
+
+    def joined(self, other: Self) -> Self:
+        raise SettingError("models made of others write one text at a time")
+
+    def held(self) -> list[mx.array]:
+        raise SettingError("the memory of a model made of others is not kept in a file")
+
+    def hold(self, arrays: Sequence[mx.array], tokens: int) -> None:
+        self.held()
 
 
 class Growing(ABC):

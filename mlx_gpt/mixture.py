@@ -16,11 +16,10 @@ B batch, T tokens, V vocabulary, K members, R rates.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -28,9 +27,9 @@ import numpy as np
 from mlx_gpt import checkpoint
 from mlx_gpt.checkpoint import Checkpoint
 from mlx_gpt.corpus import Corpus
-from mlx_gpt.endless import Endless, Renewed
+from mlx_gpt.endless import Endless
 from mlx_gpt.errors import SettingError, TokenizerError
-from mlx_gpt.memory import Memory
+from mlx_gpt.memory import Memory, Nested
 from mlx_gpt.model import LanguageModel, Report, check_ids
 from mlx_gpt.safetensors import Array
 
@@ -38,31 +37,9 @@ BAYES = (0.0,)  # no passing from member to member: the mixture of the members a
 RATES = (0.0, 1 / 64, 1 / 8, 1 / 2)
 
 
-class Beliefs:
+class Beliefs(Nested):
     """The members' memories, and in `arrays` what their mixture remembers itself: the logarithms of the weights
     (B, R, K), and what each member says of the next token (B, K, V), zero before the first."""
-
-    def __init__(self, members: list[Renewed], arrays: list[mx.array]) -> None:
-        self.members, self.arrays = members, arrays
-
-    @property
-    def room(self) -> int | None:
-        return None
-
-    def rows(self, which: Sequence[int]) -> Self:
-        other = copy.copy(self)
-        other.members = [member.rows(which) for member in self.members]
-        other.arrays = [mx.take(array, mx.array(list(which)), axis=0) for array in self.arrays]
-        return other
-
-    def joined(self, other: Self) -> Self:
-        raise SettingError("a mixture writes one text at a time")
-
-    def held(self) -> list[mx.array]:
-        raise SettingError("the memory of a mixture is not kept in a file")
-
-    def hold(self, arrays: Sequence[mx.array], tokens: int) -> None:
-        self.held()
 
 
 class Mixture:
@@ -92,7 +69,7 @@ class Mixture:
     def logprobs(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         """(B, T) -> (B, T, V), natural logarithms."""
         held = self._held(ids, memory)
-        tables = [member.logprobs(ids, inner) for member, inner in zip(self.members, held.members, strict=True)]
+        tables = [member.logprobs(ids, inner) for member, inner in zip(self.members, held.inner, strict=True)]
         said = [_gathered(table[:, :-1], ids[:, 1:]) for table in tables]
         weights = self._weigh(ids, mx.stack(said, axis=-1), held)
         held.arrays[1] = mx.stack([table[:, -1] for table in tables], axis=1)
@@ -108,7 +85,7 @@ class Mixture:
         if ids.shape[1] == 1:
             return mx.zeros((ids.shape[0], 0))
         said, last = [], []
-        for member, inner in zip(self.members, held.members, strict=True):
+        for member, inner in zip(self.members, held.inner, strict=True):
             said.append(member.score(ids[:, :-1], inner))
             last.append(member.logprobs(ids[:, -2:-1], inner))
         weights = self._weigh(ids[:, :-1], mx.stack(said, axis=-1), held)
@@ -191,7 +168,7 @@ def mixed(members: Sequence[Checkpoint], one_text: bool) -> Checkpoint:
     """
     first = members[0]
     for other in members[1:]:
-        if other.tokenizer.model != first.tokenizer.model or other.tokenizer.kind != first.tokenizer.kind:
+        if not other.tokenizer.agrees(first.tokenizer):
             raise TokenizerError(f"{first.path} and {other.path}: different tokenizers; a mixture needs one for all")
         if one_text and other.card.corpus != first.card.corpus:
             raise SettingError(f"{first.path} and {other.path}: trained on different texts, so none is held out")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlx_gpt.door import Door, which_run
+from mlx_gpt.door import Door, notice, which_run
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -98,8 +98,8 @@ def main(
         raise SettingError(f"no matrix to quantise: no group of 32 to {largest} divides rows of {widths}")
     if (out / MODEL).exists():
         raise SettingError(f"--out {out}: holds a run already; name another folder")
-    text = held_out(trained, data, _notice)
-    looked_at = own_corpus(trained, _notice).valid if wanted == AUTO else None
+    text = held_out(trained, data, notice)
+    looked_at = own_corpus(trained, notice).valid if wanted == AUTO else None
     folder = prepare(out)
     before = _Figures(measure(model, text), trained.path.stat().st_size, _memory(model), _speed(model, eot))
     if looked_at is None:
@@ -109,7 +109,7 @@ def main(
         lines = _by_kind(found, packings, largest)
     else:
         share = (keep_within or KEEP_WITHIN) / 100
-        choice = choose(model, looked_at.head(LOOKED_AT, trained.tokenizer), share, largest, _notice)
+        choice = choose(model, looked_at.head(LOOKED_AT, trained.tokenizer), share, largest, notice)
         packings, lines = choice.packings, _by_matrix(found, choice)
     pack(model, packings)
     score = measure(model, text)
@@ -210,10 +210,6 @@ def _before_and_after(before: _Figures, after: _Figures) -> list[str]:
         )
     saved = (100 * (1 - after.file / before.file), 100 * (1 - after.memory / before.memory))
     return [*lines, f"{'saved':<32}{saved[0]:>10.1f} %{saved[1]:>10.1f} %"]
-
-
-def _notice(message: str) -> None:
-    click.secho(message, err=True, dim=True)
 
 
 if __name__ == "__main__":

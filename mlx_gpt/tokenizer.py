@@ -138,6 +138,14 @@ class Tokenizer:
             rows.append(np.array(row, np.int32))
         return rows
 
+    def agrees(self, other: Tokenizer) -> bool:
+        """Whether both make the same ids of every text."""
+        return (self.kind, self.model) == (other.kind, other.model)
+
+    def unknown_in(self, ids: Sequence[int] | np.ndarray) -> int:
+        """How many of these ids stand for what the vocabulary lacks."""
+        return 0 if self.unknown is None else int(np.count_nonzero(np.asarray(ids) == self.unknown))
+
     def decode_bytes(self, ids: Sequence[int] | np.ndarray) -> bytes:
         """The raw UTF-8 of ids, which may end inside a character; end-of-text marks spell nothing.
 

@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 from mlx_gpt.device import description
-from mlx_gpt.door import Door, setting_options
+from mlx_gpt.door import Door, notice, setting_options
 from mlx_gpt.recipe import option
 from mlx_gpt.tokenizer import KINDS, LARGEST_VOCABULARY
 
@@ -184,7 +184,7 @@ def main(
         _plan(stage, preset, config, recipe, source)
         return
     folder = prepare(RUNS / stage.run if run is None else run)
-    _notice(description())
+    notice(description())
     if slowness():
         click.secho(slowness(), err=True, fg="yellow")
     _train(folder, stage, preset, config, recipe, source, None)
@@ -202,7 +202,7 @@ def _train(
     from mlx_gpt.recipe import Descent
     from mlx_gpt.run import Run
 
-    corpus = open_corpus(source, _notice)
+    corpus = open_corpus(source, notice)
     if last is not None and (corpus.digest, corpus.tokenizer.model) != (last.card.corpus, last.tokenizer.model):
         what = "the text" if corpus.digest != last.card.corpus else "the tokenizer"
         raise SettingError(f"--resume: {what} of {source} is no longer that of this run; start a new run")
@@ -228,8 +228,8 @@ def _plan(stage: Stage, preset: str, config: Settings, recipe: Recipe, source: S
     from mlx_gpt.device import memory_of_machine
     from mlx_gpt.recipe import Counting, Descent, size_in_bytes
 
-    _notice(description())
-    corpus = open_corpus(source, _notice)
+    notice(description())
+    corpus = open_corpus(source, notice)
     click.secho(f"plan of stage {stage.number} {stage.name}, preset {preset}, on {source}", bold=True)
     if isinstance(recipe, Descent):
         build = functools.partial(stage.model, config, corpus.tokenizer.vocab_size)
@@ -253,7 +253,7 @@ def _go_on(ctx: click.Context, folder: Path, number: int | None) -> None:
     from mlx_gpt.model import Kept
 
     # without its arrays, which would keep the file mapped that the next save replaces
-    last = dataclasses.replace(read_last(folder, _notice), kept=Kept({}, {}))
+    last = dataclasses.replace(read_last(folder, notice), kept=Kept({}, {}))
     card = last.card
     if number is not None and number != card.stage:
         raise SettingError(f"--stage {number}: the run in {folder} is of stage {card.stage}")
@@ -279,17 +279,13 @@ def _go_on(ctx: click.Context, folder: Path, number: int | None) -> None:
             return
     if "-" in card.source.paths:
         raise SettingError("--resume: this run was trained on standard input, which cannot be read again")
-    _notice(description())
+    notice(description())
     _train(folder, stages.stage(card.stage), card.preset, card.config, card.recipe, card.source, last)
 
 
 def absolute(data: tuple[str, ...]) -> tuple[str, ...]:
     """Paths as a checkpoint keeps them: still true when read from another folder."""
     return tuple(path if path == "-" else os.path.abspath(path) for path in data)
-
-
-def _notice(message: str) -> None:
-    click.secho(message, err=True, dim=True)
 
 
 def train_stage(number: int) -> None:
