@@ -1,5 +1,6 @@
 """One loop for all stages: cached = uncached, batched = single, chunked = whole, saved = live; and what may be shown."""
 
+import copy
 import itertools
 from collections.abc import Sequence
 
@@ -120,6 +121,25 @@ def test_chunks_of_a_prompt_are_the_whole(number: int, rough, corpus: Corpus, mo
         after = mx.array([[5]])
         again = rough(number).logprobs(mx.array([[*prompt, 5]]))[:, -1]
         assert differs(rough(number).following(after, memory), again) < 1e-4
+
+
+@pytest.mark.parametrize("number", range(5, 12))
+def test_writing_changes_no_weight_only_how_it_lies(number: int, rough, corpus: Corpus) -> None:
+    model, [prompt] = copy.deepcopy(rough(number)), prompts(corpus, 20)
+    model.train()  # weights are laid out for writing, never in the middle of a training
+    before = {name: np.array(array) for name, array in model.arrays().items()}
+    expected = model.following(mx.array([prompt]))
+    assert lies_by_rows(model) == len(before)
+    model.eval()
+    assert differs(model.following(mx.array([prompt])), expected) < 1e-5
+    if mx.default_device() == mx.cpu:
+        assert lies_by_rows(model) < len(before)
+    assert all((np.array(array) == before[name]).all() for name, array in model.arrays().items())
+
+
+def lies_by_rows(model: Neural) -> int:
+    """How many of its arrays NumPy sees row after row."""
+    return sum(np.array(array, copy=False).flags.c_contiguous for array in model.arrays().values())
 
 
 @pytest.mark.parametrize("number", range(5, 12))

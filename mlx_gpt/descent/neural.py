@@ -16,6 +16,7 @@ from mlx_gpt.descent.cross_entropy import chunked_cross_entropy, cross_entropy, 
 from mlx_gpt.descent.dropout import through
 from mlx_gpt.descent.loop import descend
 from mlx_gpt.descent.packed import Matrix, Packed, whole
+from mlx_gpt.descent.writing import lay_out
 from mlx_gpt.errors import CheckpointError, SettingError
 from mlx_gpt.memory import Memory
 from mlx_gpt.model import Report, check_ids
@@ -35,6 +36,7 @@ class Neural(nn.Module):
     packable: tuple[str, ...] = ()  # its own matrices that it multiplies by `linear` or hands to a scan
     activation_penalty = 0.0  # on the mean square of the hidden vectors, in training
     slowness_penalty = 0.0  # on that of their change from token to token
+    _laid_out = False  # the weights, for writing
     recompute = False  # whether the backward pass computes each block again instead of keeping its inside
 
     @abstractmethod
@@ -88,6 +90,9 @@ class Neural(nn.Module):
 
     def following(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         """(B, T) -> (B, V), after the last id alone, for ids known to be sound."""
+        if not (self.training or self._laid_out):
+            lay_out(self, self.head()[0])
+            self._laid_out = True
         return _normal(self.logits(self.hidden(ids, memory)[:, -1]))
 
     def score(self, ids: mx.array, memory: Memory | None = None) -> mx.array:

@@ -28,6 +28,7 @@ from mlx_gpt.descent import Neural
 from mlx_gpt.descent.attention import attention
 from mlx_gpt.descent.convolution import convolved
 from mlx_gpt.descent.exponential import sigmoid
+from mlx_gpt.descent.rotary import Rotation
 from mlx_gpt.errors import SettingError
 from mlx_gpt.memory import KVCache, Memory
 from mlx_gpt.model import Preset, Stage
@@ -78,20 +79,16 @@ class Attention(nn.Module):
         self.output = nn.Linear(config.width, config.width, bias=False)
         self.query_norm, self.key_norm = nn.RMSNorm(width, eps=1e-6), nn.RMSNorm(width, eps=1e-6)
 
-    def __call__(self, x: mx.array, cache: KVCache | None, layer: int) -> mx.array:
-        before = 0 if cache is None else cache.before
+    def __call__(self, x: mx.array, turn: Rotation, cache: KVCache | None, layer: int) -> mx.array:
         q = self.query_norm(mx.unflatten(self.query(x), -1, (self.heads, -1))).swapaxes(1, 2)  # (B, H, T, E)
         k = self.key_norm(mx.unflatten(self.key(x), -1, (self.kv_heads, -1))).swapaxes(1, 2)  # (B, K, T, E)
         v = mx.unflatten(self.value(x), -1, (self.kv_heads, -1)).swapaxes(1, 2)
-        q, k = self._rotate(q, before), self._rotate(k, before)
+        q, k = turn.of(q, k)
         if cache is not None:
             k, v = cache.extend(layer, k, v)  # (B, K, S, E)
         blank = None if cache is None else cache.blank(k.shape[2])
         heads = attention(q, k, v, self.window, blank)  # (B, H, T, E)
         return self.output(heads.swapaxes(1, 2).flatten(2))  # (B, T, D)
-
-    def _rotate(self, x: mx.array, before: int | mx.array) -> mx.array:
-        return mx.fast.rope(x, x.shape[-1], traditional=False, base=self.base, scale=1.0, offset=before)
 
 
 class Convolution(nn.Module):
@@ -138,11 +135,11 @@ class Block(nn.Module):
         if config.taps:
             self.attention_convolution, self.inner_convolution = Convolution(config), Convolution(config)
 
-    def __call__(self, x: mx.array, cache: KVCache | None, layer: int) -> mx.array:
+    def __call__(self, x: mx.array, turn: Rotation, cache: KVCache | None, layer: int) -> mx.array:
         h = self.attention_norm(x)
         if "attention_convolution" in self:
             h = self.attention_convolution(h, cache, 2 * layer)
-        x = x + self.attention(h, cache, layer)
+        x = x + self.attention(h, turn, cache, layer)
         h = self.inner_norm(x)
         if "inner_convolution" in self:
             h = self.inner_convolution(h, cache, 2 * layer + 1)
@@ -178,9 +175,11 @@ class M2GPT(Neural):
     def hidden(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         """(B, T) -> (B, T, D)."""
         assert memory is None or isinstance(memory, KVCache), "a memory of another model"
+        before = 0 if memory is None else memory.before
+        turn = Rotation(before, ids.shape[1], head_width(self.config), self.config.rope_base)
         x = self.embed(ids)
         for layer, block in enumerate(self.blocks):
-            x = self.block(block, x, memory, layer)
+            x = self.block(block, x, turn, memory, layer)
         if memory is not None:
             memory.advance(ids.shape[1])
         return self.norm(x)
