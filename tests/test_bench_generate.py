@@ -28,7 +28,7 @@ def test_every_stage_is_measured_at_every_size(tmp_path: Path) -> None:
     for number, sizes in found["of"].items():
         assert [(each["prompt"], each["texts"]) for each in sizes] == [(4, 1), (4, 2), (16, 1), (16, 2)]
         assert all(each["tokens_per_second"] > 0 and each["first_token_ms"] > 0 for each in sizes)
-        assert all(("share_of_copy" in each) == (int(number) > 4) for each in sizes)
+        assert all(("share_of_limit" in each) == (int(number) > 4) for each in sizes)
     assert found["of"]["11"][1]["memory_bytes"] == 2 * found["of"]["11"][0]["memory_bytes"]
 
 
