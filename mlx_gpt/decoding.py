@@ -101,20 +101,30 @@ class Batch:
         What was read of the prompt before is not read again.
         Raises TokenizerError for ids outside the vocabulary.
         """
+        return self.add_samples(prompt, [seed], reading)[0]
+
+    def add_samples(self, prompt: Sequence[int], seeds: Sequence[int], reading: Reading | None = None) -> list[int]:
+        """As `add`, for a text of each seed; the prompt is read once for all of them."""
         check_ids(mx.array([list(prompt)]), self.model.vocab_size)
         ids, unread, memory = list(prompt), readable(prompt, self.context), self.model.memory()
-        counts = mx.zeros(self.model.vocab_size, mx.int32) if self.taste.counts else None
-        text = _Text(self._added, ids, len(unread), row_keys([seed]), 0, counts)
+        held = len(unread)
         if reading is not None and reading.begins(ids):
             unread, memory = ids[len(reading.ids) :], reading.memory.rows([0])
-        first = self._choose(following(self.model, [unread], memory), [text])
+        logprobs = following(self.model, [unread], memory)  # (1, V)
+        texts = []
+        for seed in seeds:
+            counts = mx.zeros(self.model.vocab_size, mx.int32) if self.taste.counts else None
+            texts.append(_Text(self._added, list(ids), held, row_keys([seed]), 0, counts))
+            self._added += 1
+        if len(seeds) > 1:
+            memory, logprobs = memory.rows([0] * len(seeds)), mx.repeat(logprobs, len(seeds), axis=0)
+        first = self._choose(logprobs, texts)
         if self._memory is None:
             self._memory, self._ahead = memory, first
         else:
             self._memory, self._ahead = self._memory.joined(memory), mx.concatenate([self._next(), first])
-        self._texts.append(text)
-        self._added += 1
-        return text.number
+        self._texts += texts
+        return [text.number for text in texts]
 
     def step(self) -> dict[int, int]:
         """The next token of every text, by the text's number; there must be one."""

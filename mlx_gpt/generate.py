@@ -131,8 +131,7 @@ def main(
     together = 1 if mix else TOGETHER
     for first in range(0, samples, together):
         batch = Batch(trained.model, wanted)
-        for sample in range(first, min(first + together, samples)):
-            batch.add(ids, seed + sample, reading)
+        batch.add_samples(ids, [seed + sample for sample in range(first, min(first + together, samples))], reading)
         for sample, pieces in enumerate(streams(batch, trained.tokenizer, tokens, stops), first):
             _heading(sample, samples, seed)
             _echo(text, pieces)
