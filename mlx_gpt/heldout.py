@@ -7,6 +7,7 @@ import lzma
 import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -45,6 +46,26 @@ def held_out(trained: Checkpoint, data: Sequence[str], notice: Notice) -> Text:
     return text
 
 
+class Shared:
+    """The held-out text of several runs: tokenised once for each tokenizer; what there is to say of it is said once
+    for each training text, which it names if wanted."""
+
+    def __init__(self, data: Sequence[str], notice: Notice, name: bool) -> None:
+        self.data, self.notice, self.name = data, notice, name
+        self.texts: dict[tuple[str, bytes], Text] = {}
+        self.said: set[str] = set()
+
+    def of(self, trained: Checkpoint) -> Text:
+        """As `held_out`."""
+        card, key = trained.card, (trained.card.corpus, trained.tokenizer.model)
+        if key not in self.texts:
+            about = f"{card.source}: " if self.name else ""
+            known = card.text in self.said
+            self.texts[key] = held_out(trained, self.data, lambda said: None if known else self.notice(about + said))
+            self.said.add(card.text)
+        return self.texts[key]
+
+
 def own_corpus(trained: Checkpoint, notice: Notice) -> Corpus:
     """What a run was trained on, opened again. Raises DataError where that is gone or has changed."""
     source = trained.card.source
@@ -70,7 +91,7 @@ def raw_bytes(text: Text, tokenizer: Tokenizer) -> Iterator[bytes]:
 
 def reference_lines(raw: Iterable[bytes]) -> dict[str, float]:
     """Bits per byte of documents that cost no model: uniform, byte entropy, three compressors over all of them."""
-    makers = {
+    makers: dict[str, Any] = {
         "gzip -9": zlib.compressobj(9, wbits=31),
         "bzip2 -9": bz2.BZ2Compressor(9),
         "xz -9": lzma.LZMACompressor(preset=9),

@@ -32,6 +32,10 @@ class Units:
     def __str__(self) -> str:
         return f"blocks of {self.block:,} bytes" if self.block else f"{len(self):,} documents"
 
+    def by_document(self, values: np.ndarray, text: Text) -> np.ndarray:
+        """Sums (D,) of values (U,) over the units of each document."""
+        return np.add.reduceat(values, np.searchsorted(self.starts, text.starts[:-1]))
+
 
 def units(text: Text, tokenizer: Tokenizer) -> Units:
     """A text's units: the same bytes of the text whatever the tokenizer, a token counting where it begins.
