@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import mlx.core as mx
 import numpy as np
@@ -25,6 +26,13 @@ UNENDING = 1_024  # tokens handed at a time to a memory without an end
 UNROLLED = 64  # the same where all batches have one shape: a compiled graph holds every one of them
 
 Scorer = Callable[[mx.array, Memory | None], mx.array]
+
+
+@runtime_checkable
+class Scorable(Protocol):
+    """A model that has a way of its own to what `scored` gives."""
+
+    def scored(self, text: Text) -> Iterator[tuple[int, int, np.ndarray]]: ...
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,8 @@ def measure(model: LanguageModel, text: Text, alike: Scorer | None = None, units
 def scored(model: LanguageModel, text: Text, alike: Scorer | None = None) -> Iterator[tuple[int, int, np.ndarray]]:
     """Every token once: its document, the place there of the token before the first of some that follow each other,
     and their log-probabilities (T,). Each batch is scored when it is come to."""
+    if isinstance(model, Scorable) and alike is None:
+        return model.scored(text)
     context = model.memory().room
     return _unending(model, text, alike) if context is None else _windows(model, text, context, alike)
 
