@@ -25,11 +25,12 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_gpt.descent import Neural
-from mlx_gpt.descent.attention import attention
+from mlx_gpt.descent.attention import attention, attention_with_sinks
 from mlx_gpt.descent.convolution import convolved
 from mlx_gpt.descent.exponential import sigmoid
 from mlx_gpt.errors import SettingError
-from mlx_gpt.memory import KVCache, Memory
+from mlx_gpt.kv_cache import KVCache, Layout
+from mlx_gpt.memory import Memory
 from mlx_gpt.model import Preset, Stage
 from mlx_gpt.recipe import Descent, Settings, setting
 
@@ -83,15 +84,31 @@ class Attention(nn.Module):
         q = self.query_norm(mx.unflatten(self.query(x), -1, (self.heads, -1))).swapaxes(1, 2)  # (B, H, T, E)
         k = self.key_norm(mx.unflatten(self.key(x), -1, (self.kv_heads, -1))).swapaxes(1, 2)  # (B, K, T, E)
         v = mx.unflatten(self.value(x), -1, (self.kv_heads, -1)).swapaxes(1, 2)
-        q, k = self._rotate(q, before), self._rotate(k, before)
-        if cache is not None:
+        unturned, q, k = q, self._rotate(q, before), self._rotate(k, before)
+        if cache is None:
+            heads = attention(q, k, v, self.window)  # (B, H, T, E)
+        else:
             k, v = cache.extend(layer, k, v)  # (B, K, S, E)
-        blank = None if cache is None else cache.blank(k.shape[2])
-        heads = attention(q, k, v, self.window, blank)  # (B, H, T, E)
+            sinks, window, blank = (
+                cache.sinks(layer, x.shape[1], self.window),
+                cache.sight(self.window),
+                cache.blank(k.shape[2]),
+            )
+            if sinks is None:
+                heads = attention(q, k, v, window, blank)
+            else:
+                heads = attention_with_sinks(q, self._each(unturned, sinks.places), k, v, sinks, window, blank)
         return self.output(heads.swapaxes(1, 2).flatten(2))  # (B, T, D)
 
     def _rotate(self, x: mx.array, before: int | mx.array) -> mx.array:
         return mx.fast.rope(x, x.shape[-1], traditional=False, base=self.base, scale=1.0, offset=before)
+
+    def _each(self, x: mx.array, places: mx.array) -> mx.array:
+        """x (B, H, T, E), each token turned by a place of its own, (T,) or (B, T): the kernel counts on by itself."""
+        batch, heads, tokens, width = x.shape
+        alone = x.swapaxes(1, 2).reshape(batch * tokens, heads, 1, width)
+        turned = self._rotate(alone, mx.broadcast_to(places, (batch, tokens)).flatten())
+        return turned.reshape(batch, tokens, heads, width).swapaxes(1, 2)
 
 
 class Convolution(nn.Module):
@@ -172,8 +189,9 @@ class M2GPT(Neural):
 
     def memory(self, batch: int = 1) -> Memory:
         config = self.config
-        tails = [(config.taps - 1, config.width)] * (2 * config.layers if config.taps else 0)
-        return KVCache(batch, config.layers, config.kv_heads, head_width(config), config.context, tails)
+        tails = ((config.taps - 1, config.width),) * (2 * config.layers if config.taps else 0)
+        shape = (config.layers, config.kv_heads, head_width(config), config.context)
+        return KVCache(batch, Layout(*shape, tails, rotary=True, dtype=self.norm.weight.dtype))
 
     def hidden(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         """(B, T) -> (B, T, D)."""
