@@ -32,6 +32,9 @@ class Layout:
     rotary: bool = False
     dtype: mx.Dtype = mx.float32
 
+    def __deepcopy__(self, memo: dict[int, object]) -> Layout:
+        return self  # nothing in it changes, and a Dtype cannot be copied
+
 
 @dataclass(frozen=True)
 class Sinks:
