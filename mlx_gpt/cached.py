@@ -43,7 +43,8 @@ class Cached:
             )
         if not isinstance(plain, KVCache):
             raise SettingError(
-                f"--cache-bits {bits}: this model has no cache of keys and values; drop it, or take stage 9, 10 or 11"
+                f"--cache-bits {bits}: this model keeps no keys and values of its own; drop it, or take "
+                "stage 9, 10 or 11"
             )
         self.layout = plain.layout
         self.memory()
