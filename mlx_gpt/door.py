@@ -158,6 +158,15 @@ def which_run(function: Function) -> Function:
     return click.option("--stage", type=int, help="A stage: 1 to 11; its default run under runs/ is taken.")(function)
 
 
+def cache_kind(function: Function) -> Function:
+    """--keep-first N and --cache-bits 8|4: another cache of keys and values than the model's own."""
+    keep = "Read on where the context is full, instead of reading its last half again: the oldest tokens are forgotten "
+    keep += "one by one, these first ones never (4 do). Stages 10 and 11."
+    few = "Keep keys and values in so many bits a number. Stages 9 to 11."
+    function = click.option("--cache-bits", type=click.Choice(["8", "4"]), help=few)(function)
+    return click.option("--keep-first", type=click.IntRange(0), metavar="N", help=keep)(function)
+
+
 def mixed_runs(function: Function) -> Function:
     """--mix DIR, once for each member, instead of --stage or --run."""
     told = "The folder of a trained run, given once for each member: their mixture is the model."

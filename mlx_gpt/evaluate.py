@@ -7,12 +7,13 @@ from pathlib import Path
 
 import click
 
-from mlx_gpt.door import Door, as_json, mixed_runs, notice, which_run
+from mlx_gpt.door import Door, as_json, cache_kind, mixed_runs, notice, which_run
 
 
 @click.command(cls=Door)
 @which_run
 @mixed_runs
+@cache_kind
 @click.option("--data", multiple=True, metavar="PATH...", help="Text to score instead of the run's held-out split.")
 @click.option("--documents", "by_document", is_flag=True, help="With the nats and bytes of each document.")
 @click.option("--json", "in_json", is_flag=True, help="Print one JSON object.")
@@ -20,6 +21,8 @@ def main(
     stage: int | None,
     run: Path | None,
     mix: tuple[Path, ...],
+    keep_first: int | None,
+    cache_bits: str | None,
     data: tuple[str, ...],
     by_document: bool,
     in_json: bool,
@@ -36,6 +39,7 @@ def main(
     python -m mlx_gpt.evaluate --run runs/11-m2-gpt --data my_text.txt --json
     python -m mlx_gpt.evaluate --mix runs/04-ngram-backoff --mix runs/11-m2-gpt
     """
+    from mlx_gpt.cached import cached
     from mlx_gpt.corpus import units
     from mlx_gpt.device import pick_device
     from mlx_gpt.heldout import held_out
@@ -45,9 +49,10 @@ def main(
 
     pick_device()
     trained = chosen(stage, run, mix, one_text=True)
+    model = cached(trained.model, keep_first, int(cache_bits) if cache_bits else None)
     text = held_out(trained, data, notice)
-    parts, context = units(text, trained.tokenizer), trained.model.memory().room
-    score = measure(trained.model, text, units=parts)
+    parts, context = units(text, trained.tokenizer), model.memory().room
+    score = measure(model, text, units=parts)
     found = score.estimate()
     nats = parts.by_document(score.nats, text)
     if in_json:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlx_gpt.door import Door, mixed_runs, setting_options, which_run
+from mlx_gpt.door import Door, cache_kind, mixed_runs, setting_options, which_run
 from mlx_gpt.errors import DataError, SettingError
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class GenerateDoor(Door):
     type=click.Path(path_type=Path),
     help="Keep what is remembered of the prompt in this file, or go on from what it holds.",
 )
+@cache_kind
 @click.option(
     "--draft",
     metavar="DIR|prompt",
@@ -68,6 +69,8 @@ def main(
     interactive: bool,
     prompt: str,
     cache: Path | None,
+    keep_first: int | None,
+    cache_bits: str | None,
     draft: str | None,
     show_probabilities: bool,
     stops: tuple[str, ...],
@@ -85,8 +88,10 @@ def main(
     python -m mlx_gpt.generate --run runs/04-ngram-backoff --samples 3 --top-p 0.9
     python -m mlx_gpt.generate --stage 11 --draft runs/04-ngram-backoff --temperature 0
     python -m mlx_gpt.generate --stage 6 --prompt - --cache long.safetensors < long.txt
+    python -m mlx_gpt.generate --stage 11 --tokens 5000 --keep-first 4
     """
     from mlx_gpt import safetensors
+    from mlx_gpt.cached import cached
     from mlx_gpt.decoding import Batch, read, stream, streams
     from mlx_gpt.device import pick_device
     from mlx_gpt.interactive import Session
@@ -106,7 +111,9 @@ def main(
         )
     wanted = dataclasses.replace(Taste(), **taste)  # type: ignore[arg-type]
     pick_device()
+    bits = int(cache_bits) if cache_bits else None
     trained = chosen(stage, run, mix)
+    trained = dataclasses.replace(trained, model=cached(trained.model, keep_first, bits))
     if interactive:
         return Session(trained, wanted, seed, tokens, stops).run(prompt)
     text = _standard_input() if prompt == "-" else prompt
@@ -127,7 +134,8 @@ def main(
     if cache is None:
         reading = read(trained.model, ids)
     else:
-        reading = remembered(cache, trained.model, safetensors.digest(trained.path), ids, _notice)
+        asked = "" if keep_first is None and bits is None else f" --keep-first {keep_first} --cache-bits {bits}"
+        reading = remembered(cache, trained.model, safetensors.digest(trained.path) + asked, ids, _notice)
     together = 1 if mix else TOGETHER
     for first in range(0, samples, together):
         batch = Batch(trained.model, wanted)

@@ -100,6 +100,22 @@ def test_the_cache_is_written_used_and_refused(folder: Path, tmp_path: Path) -> 
     assert "cannot be written" in error_of(nowhere)
 
 
+def test_a_cache_of_another_kind_is_written_through_or_refused_in_one_line(folder: Path, tmp_path: Path) -> None:
+    args, kept = ("--run", folder / "11", "--prompt", "Once upon a time " * 20, "--tokens", 60), ("--keep-first", 4)
+    moved = walk(*args, *kept)
+    assert moved.exit_code == 0 and not moved.stderr and moved.stdout != walk(*args).stdout
+    for extra in (("--cache", tmp_path / "m"), ("--cache", tmp_path / "m"), ("--interactive",)):
+        assert walk(*args, *kept, *extra, piped=b"").stdout == moved.stdout
+    assert (tmp_path / "m").is_file()
+    for other in ((), ("--keep-first", 5)):
+        assert "of another model" in error_of(walk(*args, *other, "--cache", tmp_path / "m"))
+    assert "never fills" in error_of(walk("--run", folder / "7", *kept))
+    assert "the context is 32 tokens" in error_of(walk(*args, "--keep-first", 32))
+    assert "--cache-bits 8: no group" in error_of(walk(*args, "--cache-bits", 8))  # heads of 16 numbers
+    assert "--cache-bits 4: this model keeps no keys" in error_of(walk("--run", folder / "4", "--cache-bits", 4))
+    assert "'6' is not one of" in walk(*args, "--cache-bits", 6).stderr
+
+
 @pytest.mark.parametrize("number", [4, 11])
 def test_an_interrupt_ends_it_without_a_traceback(number: int, folder: Path) -> None:
     code = "from mlx_gpt.generate import main; main()"
