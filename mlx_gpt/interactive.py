@@ -17,7 +17,7 @@ import click
 from mlx_gpt import checkpoint
 from mlx_gpt.checkpoint import MODEL, Checkpoint
 from mlx_gpt.corpus import cache_folder
-from mlx_gpt.decoding import Batch, Reading, read, streams
+from mlx_gpt.decoding import Batch, Reading, Writer, read, streams
 from mlx_gpt.errors import DataError, MlxGptError, SettingError
 from mlx_gpt.replacing import replacing
 from mlx_gpt.sampling import Taste
@@ -65,7 +65,7 @@ class Voice:
             self.reading = read(self.trained.model, ids)
         batch = Batch(self.trained.model, taste)
         batch.add(ids, seed, self.reading)
-        for piece in streams(batch, self.trained.tokenizer, tokens, stops)[0]:
+        for piece in streams(batch, [Writer(self.trained.tokenizer, tokens, stops)])[0]:
             self.text += piece
             yield piece
 
