@@ -9,10 +9,10 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_gpt.chosen import largest
-from mlx_gpt.decoding import following, readable
+from mlx_gpt.decoding import Reading, following, readable
 from mlx_gpt.errors import SettingError
 from mlx_gpt.memory import Memory
-from mlx_gpt.model import LanguageModel
+from mlx_gpt.model import LanguageModel, check_ids
 
 
 @dataclass(frozen=True)
@@ -32,20 +32,26 @@ def beam_search(
     *,
     end: int | None = None,
     length_penalty: float = 0.0,
+    reading: Reading | None = None,
 ) -> list[Found]:
     """At most `width` texts that follow a prompt of at least one id, the best first; of equals the lowest ids.
 
     A text ends with the id `end`, which counts as one of its tokens, or after `tokens` of them. At each length the
     `width` likeliest that have not ended are read on. Texts are ranked by log p / lp, where for |Y| tokens
     lp = (5 + |Y|)^length_penalty / 6^length_penalty (Wu et al. 2016). With a width of V^(tokens - 1) or more nothing
-    is left out. Raises SettingError for a setting out of its range.
+    is left out. What was read of the prompt before is not read again.
+    Raises SettingError for a setting out of its range, TokenizerError for ids outside the vocabulary.
     """
     for name, value, low in (("--width", width, 1), ("--tokens", tokens, 1), ("--length-penalty", length_penalty, 0)):
         if not low <= value < np.inf:
             raise SettingError(f"{name} {value}: must be a number of at least {low}")
     assert len(prompt) > 0, "a prompt of at least one id"
-    memory, past = model.memory(), np.array([prompt], np.int32)
-    logprobs, memory = _read(model, memory, past, past)
+    check_ids(mx.array([list(prompt)]), model.vocab_size)
+    past = np.array([prompt], np.int32)
+    memory, unread = model.memory(), past
+    if reading is not None and reading.begins(prompt):
+        memory, unread = reading.memory.rows([0]), past[:, len(reading.ids) :]
+    logprobs, memory = _read(model, memory, past, unread)
     alive, ended = np.zeros(1), list[Found]()
     for written in range(1, tokens + 1):
         divisor = _length_penalty(written, length_penalty)

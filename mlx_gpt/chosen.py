@@ -11,7 +11,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Chosen:
-    """A token, its log-probability in nats, and the likeliest tokens with theirs, the likeliest first."""
+    """A token, its log-probability in nats, and the likeliest tokens with theirs, the likeliest first.
+
+    The token is one of those if it is likely enough.
+    """
 
     token: int
     logprob: float
@@ -24,7 +27,7 @@ class Chosen:
 
 
 def chosen(logprobs: mx.array, tokens: mx.array, alternatives: int = 0) -> list[Chosen]:
-    """What log-probabilities (B, V) say of tokens (B,) and of that many others; the lowest ids of equals."""
+    """What log-probabilities (B, V) say of tokens (B,), and that many of the likeliest; the lowest ids of equals."""
     rows = np.array(logprobs.astype(mx.float32))
     told = []
     for row, token in zip(rows, np.array(tokens).tolist(), strict=True):

@@ -22,6 +22,7 @@ from mlx_gpt.sampling import Taste, choose, folded, row_keys
 from mlx_gpt.tokenizer import Tokenizer
 
 CHUNK = 1_024  # tokens of a prompt read in one go
+LENGTH, END_OF_TEXT, STOP = "length", "end of text", "stop"  # what ends a text
 
 
 @dataclass(frozen=True)
@@ -210,25 +211,35 @@ def generate(model: LanguageModel, prompt: Sequence[int], taste: Taste, seed: in
 class Writer:
     """The text of tokens as they come, up to `most` of them, the end of text, or a string that ends it.
 
-    Never half a character, and nothing of a stop string: what may become either is held back.
+    Never half a character, and nothing of a stop string: what may become either is held back. `tokens` are all that
+    were taken, `finish_reason` is what ended the text: LENGTH, END_OF_TEXT or STOP; empty before.
     """
 
     def __init__(self, tokenizer: Tokenizer, most: int, stops: Sequence[str] = ()) -> None:
         assert all(stops), "a stop string of no letters"
-        self.ended = most == 0
-        self._tokenizer, self._left, self._stops = tokenizer, most, stops
+        self.tokens: list[int] = []
+        self.finish_reason = "" if most else LENGTH
+        self._tokenizer, self._most, self._stops = tokenizer, most, stops
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether no more tokens are taken."""
+        return bool(self.finish_reason)
 
     def take(self, token: int) -> str:
         """What is sure to be shown now that this token is known, and has not been before."""
         assert not self.ended
-        self._left -= 1
-        self.ended = self._left == 0 or token == self._tokenizer.eot
+        self.tokens.append(token)
+        if token == self._tokenizer.eot:
+            self.finish_reason = END_OF_TEXT
+        elif len(self.tokens) == self._most:
+            self.finish_reason = LENGTH
         self._held += self._decoder.decode(self._tokenizer.decode_bytes([token]), final=self.ended)
         found = [(at + len(stop), at) for stop in self._stops if (at := self._held.find(stop)) >= 0]
         if found:  # of several the one that was complete first, however the tokens fall
-            self.ended, self._held = True, self._held[: min(found)[1]]
+            self.finish_reason, self._held = STOP, self._held[: min(found)[1]]
         sure = len(self._held) - (0 if self.ended else self._doubtful())
         shown, self._held = self._held[:sure], self._held[sure:]
         return shown
@@ -240,29 +251,28 @@ class Writer:
         return next((n for n in sizes if any(stop.startswith(self._held[-n:]) for stop in self._stops)), 0)
 
 
-def stream(tokens: Iterable[int], tokenizer: Tokenizer, most: int, stops: Sequence[str] = ()) -> Iterator[str]:
-    """The text of tokens, piece by piece, as a Writer shows it."""
-    writer, source = Writer(tokenizer, most, stops), iter(tokens)
+def stream(tokens: Iterable[int], writer: Writer) -> Iterator[str]:
+    """The text of tokens, piece by piece, as a writer shows it."""
+    source = iter(tokens)
     while not writer.ended:
         if piece := writer.take(next(source)):
             yield piece
 
 
-def streams(batch: Batch, tokenizer: Tokenizer, most: int, stops: Sequence[str] = ()) -> list[Iterator[str]]:
+def streams(batch: Batch, writers: Sequence[Writer]) -> list[Iterator[str]]:
     """As `stream`, for every text of a batch; whichever is asked for, all of them are written on together."""
-    numbers = batch.numbers
-    writers = {number: Writer(tokenizer, most, stops) for number in numbers}
-    waiting: dict[int, deque[str]] = {number: deque() for number in numbers}
+    named = dict(zip(batch.numbers, writers, strict=True))
+    waiting: dict[int, deque[str]] = {number: deque() for number in named}
 
     def text(number: int) -> Iterator[str]:
         while True:
             while waiting[number]:
                 yield waiting[number].popleft()
-            if writers[number].ended:
+            if named[number].ended:
                 return
             for each, token in batch.step().items():
-                waiting[each].append(writers[each].take(token))
-                if writers[each].ended:
+                waiting[each].append(named[each].take(token))
+                if named[each].ended:
                     batch.drop(each)
 
-    return [text(number) for number in numbers]
+    return [text(number) for number in named]

@@ -20,7 +20,7 @@ from typing import Protocol
 import mlx.core as mx
 import numpy as np
 
-from mlx_gpt.decoding import CHUNK, readable
+from mlx_gpt.decoding import CHUNK, Reading, readable
 from mlx_gpt.endless import Endless, Renewed
 from mlx_gpt.errors import TokenizerError
 from mlx_gpt.model import LanguageModel
@@ -62,10 +62,13 @@ class Draft(Protocol):
 class Reader:
     """A model that reads a text which may be taken back: where it stands, and where it stood before."""
 
-    def __init__(self, model: LanguageModel, prompt: Sequence[int]) -> None:
-        """A prompt longer than the context is read from where `decoding.generate` reads it."""
+    def __init__(self, model: LanguageModel, prompt: Sequence[int], reading: Reading | None = None) -> None:
+        """A prompt longer than the context is read from where `decoding.generate` reads it; what was read of it before
+        is not read again."""
         self.model = Endless(model)
         self.memory, self.read = self.model.memory(), len(prompt) - len(readable(prompt, self.model.context))
+        if reading is not None and reading.begins(prompt):
+            self.memory, self.read = self.model.renewed(reading.ids, reading.memory.rows([0])), len(reading.ids)
         self._before: list[tuple[int, Renewed]] = []
 
     def after(self, past: Sequence[int], more: Sequence[int] = ()) -> mx.array:

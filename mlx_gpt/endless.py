@@ -6,7 +6,7 @@ read side by side, each by its own rule.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -37,6 +37,10 @@ class Endless:
     def memory(self, batch: int = 1) -> Renewed:
         """An empty memory, without an end."""
         return Renewed([self.model.memory(batch)], [mx.zeros((batch, 0), mx.int32)])
+
+    def renewed(self, ids: Sequence[int], memory: Memory) -> Renewed:
+        """A memory without an end that goes on from the model's own one of these ids."""
+        return Renewed([memory], [mx.array([ids[max(0, len(ids) - self.half) :]], mx.int32)])
 
     def logprobs(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         """(B, T) -> (B, T, V), for any T."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import dataclasses
-import itertools
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -12,12 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from mlx_gpt.door import Door, cache_kind, mixed_runs, setting_options, which_run
 from mlx_gpt.errors import DataError, SettingError
 
 if TYPE_CHECKING:
     from mlx_gpt.checkpoint import Checkpoint
+    from mlx_gpt.completion import Text
+    from mlx_gpt.decoding import Reading, Writer
     from mlx_gpt.drafting import Draft
     from mlx_gpt.sampling import Taste
 
@@ -51,6 +53,21 @@ class GenerateDoor(Door):
     metavar="DIR|prompt",
     help="A cheaper run of the same tokenizer, or the text itself, guesses ahead: same law, same greedy text.",
 )
+@click.option("--beam", type=click.IntRange(1), metavar="N", help="Search for the likeliest texts, N at a time.")
+@click.option(
+    "--length-penalty",
+    type=click.FloatRange(0, 100),
+    default=0.0,
+    show_default=True,
+    help="Of --beam: 0 ranks texts by their log-probability, more prefers longer ones.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a text as one JSON object, with all log-probabilities.")
+@click.option(
+    "--alternatives",
+    type=click.IntRange(0),
+    metavar="K",
+    help="Tell each token's probability, and those of the K likeliest ones in its place.",
+)
 @click.option("--show-probabilities", is_flag=True, help="Colour the text by its surprise once it is written.")
 @click.option("--stop", "stops", multiple=True, help="End the text before this string; may be given more than once.")
 @click.option("--tokens", type=click.IntRange(1), default=256, show_default=True, help="The most tokens to write.")
@@ -72,6 +89,10 @@ def main(
     keep_first: int | None,
     cache_bits: str | None,
     draft: str | None,
+    beam: int | None,
+    length_penalty: float,
+    as_json: bool,
+    alternatives: int | None,
     show_probabilities: bool,
     stops: tuple[str, ...],
     tokens: int,
@@ -87,28 +108,20 @@ def main(
     python -m mlx_gpt.generate --stage 11 --prompt "Once upon a time" --temperature 0.7
     python -m mlx_gpt.generate --run runs/04-ngram-backoff --samples 3 --top-p 0.9
     python -m mlx_gpt.generate --stage 11 --draft runs/04-ngram-backoff --temperature 0
+    python -m mlx_gpt.generate --stage 11 --prompt "The" --beam 8 --samples 3
+    python -m mlx_gpt.generate --stage 11 --prompt "The" --json --alternatives 5
     python -m mlx_gpt.generate --stage 6 --prompt - --cache long.safetensors < long.txt
     python -m mlx_gpt.generate --stage 11 --tokens 5000 --keep-first 4
     """
-    from mlx_gpt import safetensors
     from mlx_gpt.cached import cached
-    from mlx_gpt.decoding import Batch, read, stream, streams
+    from mlx_gpt.completion import drawn, json_line, likeliest, table
+    from mlx_gpt.decoding import Writer
     from mlx_gpt.device import pick_device
-    from mlx_gpt.interactive import Session
+    from mlx_gpt.interactive import Session, remarks
     from mlx_gpt.mixture import chosen
-    from mlx_gpt.prompt_cache import remembered
     from mlx_gpt.sampling import Taste
 
-    if "" in stops:
-        raise SettingError("--stop '': every text holds it; name the letters that end the text")
-    if cache is not None and (mix or draft):
-        raise SettingError(f"--cache {cache}: keeps the memory of one model alone; drop it, or --mix and --draft")
-    if show_probabilities and stops:
-        raise SettingError("--show-probabilities with --stop: the text is coloured token by token; drop one of them")
-    if interactive and (prompt == "-" or cache or draft or show_probabilities or samples > 1):
-        raise SettingError(
-            "--interactive: writes text by text; drop --cache, --draft, --samples, --show-probabilities and --prompt -"
-        )
+    _check(click.get_current_context())
     wanted = dataclasses.replace(Taste(), **taste)  # type: ignore[arg-type]
     pick_device()
     bits = int(cache_bits) if cache_bits else None
@@ -118,36 +131,99 @@ def main(
         return Session(trained, wanted, seed, tokens, stops).run(prompt)
     text = _standard_input() if prompt == "-" else prompt
     ids = [trained.tokenizer.eot, *trained.tokenizer.encode(text)]
-    unknown = trained.tokenizer.unknown_in(ids)
-    if unknown:
-        _notice(f"{unknown:,} words of the prompt are not in this model's vocabulary")
-    if draft or show_probabilities:
-        propose = _proposer(trained, draft, wanted) if draft else None
-        for sample in range(samples):
-            _heading(sample, samples, seed)
-            source = _tokens(trained, propose, ids, wanted, seed + sample)
-            if show_probabilities:
-                _coloured(trained, ids, list(_until(source, trained.tokenizer.eot, tokens)))
-            else:
-                _echo(text, stream(source, trained.tokenizer, tokens, stops))
-        return
-    if cache is None:
-        reading = read(trained.model, ids)
+    for remark in remarks(trained, ids):
+        _notice(remark)
+    writers = [Writer(trained.tokenizer, tokens, stops) for _ in range(samples)]
+    seeds = range(seed, seed + samples)
+    asked = "" if keep_first is None and bits is None else f" --keep-first {keep_first} --cache-bits {bits}"
+    reading = None if draft else _reading(trained, ids, cache, asked)
+    if beam:
+        texts = likeliest(trained, ids, reading, beam, tokens, length_penalty, writers)
+    elif draft:
+        texts = _drafted(trained, _proposer(trained, draft, wanted), ids, wanted, seeds, writers)
     else:
-        asked = "" if keep_first is None and bits is None else f" --keep-first {keep_first} --cache-bits {bits}"
-        reading = remembered(cache, trained.model, safetensors.digest(trained.path) + asked, ids, _notice)
-    together = 1 if mix else TOGETHER
-    for first in range(0, samples, together):
-        batch = Batch(trained.model, wanted)
-        batch.add_samples(ids, [seed + sample for sample in range(first, min(first + together, samples))], reading)
-        for sample, pieces in enumerate(streams(batch, trained.tokenizer, tokens, stops), first):
-            _heading(sample, samples, seed)
-            _echo(text, pieces)
+        texts = drawn(trained.model, ids, reading, wanted, seeds, writers, 1 if mix else TOGETHER)
+    for place, each in enumerate(texts, 1):
+        if as_json:
+            law = None if beam else wanted
+            click.echo(json_line(each, trained, text, ids, reading, law, alternatives or 0))
+            continue
+        _heading(each, place, samples)
+        if alternatives is not None:
+            click.echo(table(each, trained, ids, reading, alternatives))
+        elif show_probabilities:
+            _coloured(trained, ids, each)
+        else:
+            _echo(text, each.pieces)
 
 
-def _heading(sample: int, samples: int, seed: int) -> None:
+# what an option does not go with, and why
+APART = {
+    "interactive": ("writes text by text", "cache draft beam as_json alternatives show_probabilities samples"),
+    "cache": ("keeps the memory of one model alone", "mix draft"),
+    "beam": ("draws nothing, and ends texts by tokens", "draft stops seed"),
+    "show_probabilities": ("colours a whole text", "stops as_json alternatives"),
+}
+
+
+def _check(ctx: click.Context) -> None:
+    """Raise SettingError for options that do not go together."""
+    from mlx_gpt.interactive import LARGEST_SEED
+    from mlx_gpt.sampling import Taste
+
+    spelled = {each.name: each.opts[0] for each in ctx.command.get_params(ctx)}
+    given = [name for name in ctx.params if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT]
+    for name, (why, others) in APART.items():
+        apart = [*others.split(), *(vars(Taste()) if name == "beam" else ())]
+        found = [spelled[other] for other in apart if other in given]
+        if name in given and found:
+            raise SettingError(f"{spelled[name]}: {why}; drop it, or {' and '.join(found)}")
+    beam, samples = ctx.params["beam"], ctx.params["samples"]
+    if beam is None and "length_penalty" in given:
+        raise SettingError("--length-penalty: ranks what --beam finds; give both or neither")
+    if beam is not None and samples > beam:
+        raise SettingError(f"--samples {samples}: --beam {beam} finds no more than {beam}; ask for fewer, or widen it")
+    if ctx.params["seed"] + samples > LARGEST_SEED + 1:
+        raise SettingError(f"--seed {ctx.params['seed']}: the last of --samples {samples} would be over {LARGEST_SEED}")
+    if "" in ctx.params["stops"]:
+        raise SettingError("--stop '': every text holds it; name the letters that end the text")
+    if ctx.params["interactive"] and ctx.params["prompt"] == "-":
+        raise SettingError("--prompt -: --interactive reads its prompts from standard input; drop one of them")
+
+
+def _drafted(
+    trained: Checkpoint,
+    propose: Callable[[], Draft],
+    ids: Sequence[int],
+    taste: Taste,
+    seeds: Sequence[int],
+    writers: Sequence[Writer],
+) -> Iterator[Text]:
+    """A text for each seed, one after the other, each with a draft of its own."""
+    from mlx_gpt.completion import Text
+    from mlx_gpt.decoding import stream
+
+    for seed, writer in zip(seeds, writers, strict=True):
+        yield Text({"seed": seed}, writer, stream(_draft_tokens(trained, propose, ids, taste, seed), writer))
+
+
+def _reading(trained: Checkpoint, ids: Sequence[int], cache: Path | None, kind: str) -> Reading:
+    """The prompt read, or what --cache holds of it; `kind` of the memory goes with the model's digest."""
+    from mlx_gpt import safetensors
+    from mlx_gpt.decoding import read
+    from mlx_gpt.prompt_cache import remembered
+
+    if cache is None:
+        return read(trained.model, ids)
+    return remembered(cache, trained.model, safetensors.digest(trained.path) + kind, ids, _notice)
+
+
+def _heading(text: Text, place: int, samples: int) -> None:
+    facts = ", ".join(f"{name} {value if name == 'seed' else f'{value:.4f}'}" for name, value in text.facts.items())
     if samples > 1:
-        click.secho(f"--- sample {sample + 1} of {samples}, seed {seed + sample}", dim=True)
+        click.secho(f"--- sample {place} of {samples}, {facts}", dim=True)
+    elif "seed" not in text.facts:
+        _notice(facts)
 
 
 def _echo(text: str, pieces: Iterator[str]) -> None:
@@ -174,16 +250,12 @@ def _proposer(trained: Checkpoint, draft: str, taste: Taste) -> Callable[[], Dra
     return lambda: drafting.Model(other.model, taste)
 
 
-def _tokens(
-    trained: Checkpoint, propose: Callable[[], Draft] | None, ids: Sequence[int], taste: Taste, seed: int
+def _draft_tokens(
+    trained: Checkpoint, propose: Callable[[], Draft], ids: Sequence[int], taste: Taste, seed: int
 ) -> Iterator[int]:
-    """What follows ids, drafted where that is asked for."""
-    from mlx_gpt.decoding import generate
+    """What follows ids, drafted; tells in the end what came of the drafts."""
     from mlx_gpt.drafting import Tally, drafted
 
-    if propose is None:
-        yield from generate(trained.model, ids, taste, seed)
-        return
     tally = Tally()
     try:
         yield from drafted(trained.model, propose(), ids, taste, seed, tally)
@@ -194,23 +266,18 @@ def _tokens(
         )
 
 
-def _until(tokens: Iterator[int], end: int, most: int) -> Iterator[int]:
-    for token in itertools.islice(tokens, most):
-        if token == end:
-            return
-        yield token
-
-
-def _coloured(trained: Checkpoint, ids: Sequence[int], written: Sequence[int]) -> None:
+def _coloured(trained: Checkpoint, ids: Sequence[int], text: Text) -> None:
     """Prompt and text, each token in the colour of what the model itself gave it, whatever the taste made of that."""
     import mlx.core as mx
 
     from mlx_gpt.endless import Endless
     from mlx_gpt.surprise import coloured, legend, wants_colour
 
+    for _ in text.pieces:
+        pass
+    written = [token for token in text.writer.tokens if token != trained.tokenizer.eot]
     decoder, colour = codecs.getincrementaldecoder("utf-8")(errors="replace"), wants_colour(sys.stdout)
-    shown = [*ids[1:], *written]
-    pieces = [decoder.decode(trained.tokenizer.decode_bytes([token])) for token in shown]
+    pieces = [decoder.decode(trained.tokenizer.decode_bytes([token])) for token in [*ids[1:], *written]]
     scores: list[list[float]] = Endless(trained.model).score(mx.array([[*ids, *written]])).tolist()  # type: ignore[assignment]
     bits = [-score / math.log(2) for score in scores[0]]
     if colour:

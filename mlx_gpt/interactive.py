@@ -17,7 +17,7 @@ import click
 from mlx_gpt import checkpoint
 from mlx_gpt.checkpoint import MODEL, Checkpoint
 from mlx_gpt.corpus import cache_folder
-from mlx_gpt.decoding import Batch, Reading, read, streams
+from mlx_gpt.decoding import Batch, Reading, Writer, read, readable, streams
 from mlx_gpt.errors import DataError, MlxGptError, SettingError
 from mlx_gpt.replacing import replacing
 from mlx_gpt.sampling import Taste
@@ -65,7 +65,7 @@ class Voice:
             self.reading = read(self.trained.model, ids)
         batch = Batch(self.trained.model, taste)
         batch.add(ids, seed, self.reading)
-        for piece in streams(batch, self.trained.tokenizer, tokens, stops)[0]:
+        for piece in streams(batch, [Writer(self.trained.tokenizer, tokens, stops)])[0]:
             self.text += piece
             yield piece
 
@@ -180,9 +180,8 @@ class Session:
         told = [voice.trained.tokenizer.encode(prompt) for voice in self.voices]  # before anything is changed or shown
         for voice, ids in zip(self.voices, told, strict=True):
             voice.start = voice.text = prompt
-            missing = voice.trained.tokenizer.unknown_in(ids)
-            if missing:
-                _notice(f"{missing:,} words of the prompt are not in the vocabulary of {voice.name}")
+            for remark in remarks(voice.trained, ids):
+                _notice(remark)
         self.begun, self.shown = True, prompt
         self._write()
 
@@ -250,6 +249,16 @@ class Session:
         for name, (argument, told) in COMMANDS.items():
             click.echo(f"/{name} {argument}".ljust(20) + told)
         click.echo("Any other line is a prompt, //x the prompt /x; an empty line goes on with the last text.")
+
+
+def remarks(trained: Checkpoint, ids: Sequence[int]) -> list[str]:
+    """What is to be known of a prompt that the model cannot take in as it is: a line each."""
+    unknown, context = trained.tokenizer.unknown_in(ids), trained.model.memory().room
+    found = [f"{unknown:,} words of the prompt are not in the model's vocabulary"] if unknown else []
+    if context is not None and len(ids) > context:
+        read = len(readable(ids, context))
+        found.append(f"of the {len(ids):,} tokens of the prompt the last {read:,} are read: the context is {context:,}")
+    return found
 
 
 def _whole(name: str, word: str, low: int, high: int | None) -> int:

@@ -20,7 +20,7 @@ from mlx_gpt.asked import Asked
 from mlx_gpt.chart import terminal_curve
 from mlx_gpt.checkpoint import MODEL, Card, Last, read_last
 from mlx_gpt.corpus import Corpus, Text
-from mlx_gpt.decoding import generate, stream
+from mlx_gpt.decoding import Writer, generate, stream
 from mlx_gpt.device import peak_memory
 from mlx_gpt.errors import SettingError, Stopped
 from mlx_gpt.folder import LOG, Folder
@@ -233,7 +233,7 @@ class Run:
 
     def _sample(self, model: LanguageModel, tokens: int = SAMPLE_TOKENS) -> str:
         ids = generate(model, [self.corpus.tokenizer.eot], Taste(), seed=0)
-        return "".join(stream(ids, self.corpus.tokenizer, tokens))
+        return "".join(stream(ids, Writer(self.corpus.tokenizer, tokens)))
 
     def _save(self, step: int, finished: bool, scores: dict[str, float] | None = None) -> None:
         self.folder.begin(self.notice)

@@ -169,11 +169,28 @@ class Tokenizer:
 
     def pieces(self) -> list[str]:
         """What each id (V,) is called: a piece with U+2581 for a space, <0x41> for a byte, a word, or a mark."""
-        if self.kind == "byte":
-            return [*(f"<0x{byte:02X}>" for byte in range(self.eot)), END_OF_TEXT]
         if self.kind == WORD:
             return self.model.decode().split("\n")
-        return [self._pieces.id_to_piece(piece) for piece in range(self.vocab_size)]
+        return [self._piece(piece) for piece in range(self.vocab_size)]
+
+    def spelled(self, token: int) -> str:
+        """The text of one id; where that is half a character or none, its name: <0xE6>, <|endoftext|>.
+
+        Raises TokenizerError for an id outside the vocabulary.
+        """
+        raw = self.decode_bytes([token])
+        try:
+            return raw.decode() or self._piece(token)
+        except UnicodeDecodeError:
+            return self._piece(token)
+
+    def _piece(self, token: int) -> str:
+        if self.kind == WORD:
+            return self.pieces()[token]
+        if self.kind == "byte":
+            return END_OF_TEXT if token == self.eot else f"<0x{token:02X}>"
+        piece: str = self._pieces.id_to_piece(token)
+        return piece
 
     def check(self, ids: np.ndarray) -> None:
         """Raise TokenizerError naming the first id outside the vocabulary."""

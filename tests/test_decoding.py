@@ -186,7 +186,7 @@ def test_a_prompt_of_ids_outside_the_vocabulary_is_refused(outside: int, rough) 
 def shown(text: str | bytes, stops: Sequence[str] = (), size: int = 1) -> list[str]:
     """The pieces that a writer shows of a text of bytes, one a token, so that all strings are split over tokens."""
     tokenizer, raw = Tokenizer("byte"), text if isinstance(text, bytes) else text.encode()
-    return list(stream(iter([*raw, tokenizer.eot, *b"never"]), tokenizer, 1_000, stops))
+    return list(stream(iter([*raw, tokenizer.eot, *b"never"]), Writer(tokenizer, 1_000, stops)))
 
 
 def test_no_piece_holds_half_a_character() -> None:
@@ -226,7 +226,7 @@ def test_stop_strings_are_found_however_the_tokens_fall(seed: int, corpus: Corpu
     ends = [(text.find(stop) + len(stop), text.find(stop)) for stop in stops if stop in text]
     expected = text[: min(ends)[1]] if ends else text
     tokenizer = corpus.tokenizer
-    assert "".join(stream(iter([*tokenizer.encode(text), tokenizer.eot]), tokenizer, 1_000, stops)) == expected
+    assert "".join(stream(iter([*tokenizer.encode(text), tokenizer.eot]), Writer(tokenizer, 1_000, stops))) == expected
     assert "".join(shown(text, stops)) == expected
 
 
@@ -236,13 +236,13 @@ def test_of_two_stop_strings_in_one_token_the_first_complete_one_counts(corpus: 
     token = next(at for at, text in enumerate(spelled) if len(text) >= 4 and len(set(text)) == len(text))
     text = spelled[token]
     for stops in ([text, text[1:3]], [text[1:3], text]):
-        assert "".join(stream(iter([token, token]), tokenizer, 2, stops)) == text[0]
+        assert "".join(stream(iter([token, token]), Writer(tokenizer, 2, stops))) == text[0]
 
 
 def test_the_most_tokens_are_never_exceeded() -> None:
     tokens = iter(b"abcdef")
-    assert "".join(stream(tokens, Tokenizer("byte"), 3)) == "abc" and next(tokens) == ord("d")
-    assert list(stream(tokens, Tokenizer("byte"), 0)) == []
+    assert "".join(stream(tokens, Writer(Tokenizer("byte"), 3))) == "abc" and next(tokens) == ord("d")
+    assert list(stream(tokens, Writer(Tokenizer("byte"), 0))) == []
 
 
 @pytest.mark.parametrize("number", [4, 7, 11])
@@ -251,8 +251,8 @@ def test_texts_written_together_are_those_of_single_ones(number: int, rough, cor
     batch = Batch(rough(number), taste)
     for seed, prompt in enumerate(given):
         batch.add(prompt, seed)
-    found = ["".join(pieces) for pieces in streams(batch, corpus.tokenizer, 30, ["e "])]
+    found = ["".join(pieces) for pieces in streams(batch, [Writer(corpus.tokenizer, 30, ["e "]) for _ in given])]
     for seed, prompt in enumerate(given):
-        single = stream(generate(rough(number), prompt, taste, seed), corpus.tokenizer, 30, ["e "])
+        single = stream(generate(rough(number), prompt, taste, seed), Writer(corpus.tokenizer, 30, ["e "]))
         assert found[seed] == "".join(single)
     assert batch.numbers == []

@@ -1,5 +1,6 @@
 """The generate door: whatever is piped in, asked for or interrupted, it writes text or one clear line."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -19,9 +20,9 @@ from tests.conftest import attentive
 
 @pytest.fixture(scope="module")
 def folder(rough: Callable[[int], LanguageModel], corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Model files of stages 4, 7 and 11."""
+    """Model files of every stage."""
     folder = tmp_path_factory.mktemp("runs")
-    for number in (4, 7, 11):
+    for number in stages.numbers():
         tiny = stages.stage(number).tiny
         facts = (corpus.tokenizer.vocab_size, corpus.source, corpus.digest, corpus.text, 1, True, {})
         card = Card(number, "tiny", tiny.config, tiny.recipe, *facts)
@@ -40,24 +41,75 @@ def error_of(result: Result) -> str:
     return line
 
 
-@pytest.mark.parametrize("number", [4, 7, 11])
-@pytest.mark.parametrize(
-    "text",
-    ["", " ", "<s>", "</s><unk><|endoftext|>", "a\0b", "\u2581 日本語 \U0001f600", "word " * 500, "\r\n\ttab\n"],
-    ids=repr,
-)
-def test_any_text_is_a_prompt(number: int, text: str, folder: Path) -> None:
-    piped = walk("--run", folder / str(number), "--prompt", "-", "--tokens", 5, piped=text.encode())
-    assert piped.exit_code == 0 and piped.stdout_bytes.startswith(text.encode()) and not piped.stderr
-    given = walk("--run", folder / str(number), "--prompt", text, "--tokens", 5)
-    assert given.stdout_bytes == piped.stdout_bytes
+PROMPTS = [
+    "",
+    " ",
+    "\r\n\ttab\n",
+    "<s>",
+    "</s><unk><|endoftext|>",
+    "a\0b",
+    "\u2581 日本語 \U0001f600",
+    "word " * 200,  # beyond the context of 32
+]
+MODES = {
+    "alone": (),
+    "draft": ("--draft", "prompt"),
+    "draft by a run": ("--draft", "{folder}/2"),
+    "mix": ("--mix", "{folder}/2"),
+    "cache": ("--cache", "{new}"),
+    "samples": ("--samples", "2"),
+    "beam": ("--beam", "3"),
+    "json": ("--json",),
+    "alternatives": ("--alternatives", "2"),
+    "probabilities": ("--show-probabilities",),
+    "interactive": ("--interactive",),
+}
 
 
-def test_a_megabyte_is_a_prompt(folder: Path) -> None:
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("number", stages.numbers())
+def test_any_text_is_a_prompt_of_every_stage_in_every_mode(
+    number: int, mode: str, folder: Path, tmp_path: Path
+) -> None:
+    for at, text in enumerate(PROMPTS):
+        run = "--mix" if mode == "mix" else "--run"
+        words = [word.format(folder=folder, new=tmp_path / str(at)) for word in MODES[mode]]
+        line = " ".join(text.splitlines())
+        if mode == "interactive":
+            result = walk(run, folder / str(number), "--tokens", 3, *words, piped=f"{line}\n".encode())
+        else:
+            result = walk(run, folder / str(number), "--tokens", 3, *words, "--prompt", "-", piped=text.encode())
+        assert result.exit_code == 0 and result.exception is None, (text, result.output)
+        if mode == "interactive":
+            assert result.stdout.startswith(line)
+        elif mode == "json":
+            assert json.loads(result.stdout)["prompt"] == text
+        elif mode == "alternatives":
+            assert 1 <= len(result.stdout.splitlines()) <= 3
+        elif mode == "samples":
+            assert result.stdout_bytes.split(b"\n", 1)[1].startswith(text.encode())
+        else:
+            assert result.stdout_bytes.startswith(text.encode())
+        over = len(text) > 900 and number >= 8 and mode != "mix"
+        assert ("the context is 32" in result.stderr) == over
+
+
+@pytest.mark.parametrize("number", stages.numbers())
+def test_a_prompt_of_the_command_line_is_that_of_standard_input(number: int, folder: Path) -> None:
+    for text in PROMPTS:
+        if "\0" not in text:
+            given = walk("--run", folder / str(number), "--prompt", text, "--tokens", 5)
+            piped = walk("--run", folder / str(number), "--prompt", "-", "--tokens", 5, piped=text.encode())
+            assert given.stdout_bytes == piped.stdout_bytes
+
+
+@pytest.mark.parametrize("number", [1, 4, 5, 8, 11])  # the others read as one of these does, 6 and 7 for longer
+@pytest.mark.parametrize("mode", [("--json",), ("--beam", "2"), ("--draft", "prompt")], ids=" ".join)
+def test_a_megabyte_is_a_prompt(number: int, mode: tuple[str, ...], folder: Path) -> None:
     text = "a tale of many words and of no end, " * 29_000
-    for number in (4, 11):
-        result = walk("--run", folder / str(number), "--prompt", "-", "--tokens", 3, piped=text.encode())
-        assert result.exit_code == 0 and result.stdout.startswith(text)
+    result = walk("--run", folder / str(number), "--prompt", "-", "--tokens", 3, *mode, piped=text.encode())
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["prompt"] == text if "--json" in mode else result.stdout.startswith(text)
 
 
 def test_bytes_that_are_no_text_are_one_line(folder: Path) -> None:
@@ -160,9 +212,67 @@ def test_probabilities_are_shown_without_a_change_of_text(folder: Path) -> None:
     assert "bits a token" in shown.stderr
 
 
+@pytest.mark.parametrize("number", stages.numbers())
+def test_json_tells_the_text_that_is_written_without_it(number: int, folder: Path, tmp_path: Path) -> None:
+    own = ("--prompt", "Once upon", "--tokens", 40, "--seed", 3)
+    for words in (("--samples", 3, "--stop", "e "), ("--draft", folder / "2"), ("--cache", tmp_path / "m"), ()):
+        plain = walk("--run", folder / str(number), *own, *words).stdout
+        result = walk("--run", folder / str(number), *own, *words, "--json", "--alternatives", 2)
+        assert result.exit_code == 0, result.output
+        found = [json.loads(line) for line in result.stdout.splitlines()]
+        heads = len(found) > 1
+        assert plain == "".join(
+            f"--- sample {at} of 3, seed {each['seed']}\n" * heads + "Once upon" + each["text"] + "\n"
+            for at, each in enumerate(found, 1)
+        )
+        assert [each["seed"] for each in found] == list(range(3, 3 + len(found)))
+        for each in found:
+            reasons = {"length": len(each["tokens"]) == 40, "stop": "--stop" in words}
+            assert reasons.get(each["finish_reason"], each["tokens"][-1]["token"] == "<|endoftext|>")
+            assert all(token["logprob"] <= token["top_logprobs"][0]["logprob"] for token in each["tokens"])
+            assert all(len(token["top_logprobs"]) == 2 for token in each["tokens"])
+
+
+@pytest.mark.parametrize("number", stages.numbers())
+def test_a_beam_prints_the_best_with_what_they_are_worth(number: int, folder: Path) -> None:
+    own = ("--run", folder / str(number), "--prompt", "Once upon", "--tokens", 6, "--beam", 4)
+    found = [
+        json.loads(line) for line in walk(*own, "--samples", 4, "--length-penalty", 1, "--json").stdout.splitlines()
+    ]
+    assert len(found) == 4 and [each["score"] for each in found] == sorted(each["score"] for each in found)[::-1]
+    for each in found:
+        logprob = sum(token["logprob"] for token in each["tokens"])
+        assert logprob == pytest.approx(each["logprob"], abs=1e-3)
+        assert each["score"] == pytest.approx(each["logprob"] * 6 / (5 + len(each["tokens"])), abs=1e-6)
+    best = walk(*own, "--length-penalty", 1)
+    assert best.stdout == "Once upon" + found[0]["text"] + "\n"
+    assert best.stderr == f"logprob {found[0]['logprob']:.4f}, score {found[0]['score']:.4f}\n"
+    assert (
+        f"--- sample 2 of 2, logprob {found[1]['logprob']:.4f}"
+        in walk(*own, "--samples", 2, "--length-penalty", 1).stdout
+    )
+
+
+def test_a_beam_reads_the_cache(folder: Path, tmp_path: Path) -> None:
+    own = ("--run", folder / "11", "--prompt", "Once upon a time", "--tokens", 6, "--beam", 3)
+    for _ in range(2):
+        assert walk(*own, "--cache", tmp_path / "m").stdout == walk(*own).stdout
+    assert (tmp_path / "m").is_file()
+
+
 def test_what_does_not_go_together_is_one_line(folder: Path, tmp_path: Path) -> None:
     run = ("--run", folder / "11")
     assert "--cache" in error_of(walk(*run, "--draft", "prompt", "--cache", tmp_path / "x"))
     assert "--stop" in error_of(walk(*run, "--show-probabilities", "--stop", "a"))
     assert "penalties" in error_of(walk(*run, "--draft", "prompt", "--repetition-penalty", 2))
     assert "no" in error_of(walk(*run, "--draft", tmp_path / "nothing"))
+    assert "drop it, or --draft and --temperature" in error_of(
+        walk(*run, "--beam", 2, "--temperature", 0.8, "--draft", "prompt")
+    )
+    assert "--stop and --seed" in error_of(walk(*run, "--beam", 2, "--stop", "a", "--seed", 1))
+    assert "--beam 2 finds no more" in error_of(walk(*run, "--beam", 2, "--samples", 3))
+    assert "--length-penalty" in error_of(walk(*run, "--length-penalty", 1))
+    assert "--show-probabilities" in error_of(walk(*run, "--show-probabilities", "--json"))
+    assert "--samples 2" in error_of(walk(*run, "--seed", 2**63 - 1, "--samples", 2))
+    for words in (("--json",), ("--beam", 2), ("--alternatives", 0), ("--samples", 2), ("--draft", "prompt")):
+        assert "--interactive" in error_of(walk(*run, "--interactive", *words))

@@ -31,7 +31,7 @@ LEVELS = [
     {"counting", "descent"},
     {"stages"},
     {"checkpoint", "sampling", "decoding", "beam", "drafting"},
-    {"door", "folder", "heldout", "interactive", "league", "mixture", "prompt_cache", "run"},
+    {"completion", "door", "folder", "heldout", "interactive", "league", "mixture", "prompt_cache", "run"},
     {"train", "generate", "evaluate", "compare", "download", "ladder", "count", "merge", "quantize", "arpa"},
     {"__main__"},
 ]

@@ -13,7 +13,7 @@ from mlx_gpt import generate as door
 from mlx_gpt import sampling, stages
 from mlx_gpt.chosen import chosen, largest
 from mlx_gpt.corpus import Corpus
-from mlx_gpt.decoding import generate, stream
+from mlx_gpt.decoding import Writer, generate, stream
 from mlx_gpt.errors import SettingError
 from mlx_gpt.sampling import Taste, choose, distribution, draw, folded, read_bias, row_keys
 from mlx_gpt.tokenizer import Tokenizer
@@ -399,6 +399,6 @@ def test_a_prompt_longer_than_the_context_is_read_at_its_end(trained, corpus: Co
 def test_streaming_never_cuts_a_character_and_stops_at_the_end_of_text() -> None:
     tokenizer = Tokenizer("byte")
     tokens = [*tokenizer.encode("né 😀!"), tokenizer.eot, *tokenizer.encode("never")]
-    pieces = list(stream(iter(tokens), tokenizer, 100))
+    pieces = list(stream(iter(tokens), Writer(tokenizer, 100)))
     assert "".join(pieces) == "né 😀!" and "\ufffd" not in "".join(pieces)
-    assert "".join(stream(iter(tokens), tokenizer, 2)) == "n\ufffd"  # the most tokens end inside a character
+    assert "".join(stream(iter(tokens), Writer(tokenizer, 2))) == "n\ufffd"  # the most tokens end inside a character
