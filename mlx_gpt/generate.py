@@ -47,8 +47,11 @@ class GenerateDoor(Door):
 )
 @click.option(
     "--draft",
+    "drafts",
+    multiple=True,
     metavar="DIR|prompt",
-    help="A cheaper run of the same tokenizer, or the text itself, guesses ahead: same law, same greedy text.",
+    help="A cheaper run of the same tokenizer, or the text itself, guesses ahead: same law, same greedy text. Of several, "
+    "the strongest first, each drafts for the one before it.",
 )
 @click.option("--show-probabilities", is_flag=True, help="Colour the text by its surprise once it is written.")
 @click.option("--stop", "stops", multiple=True, help="End the text before this string; may be given more than once.")
@@ -68,7 +71,7 @@ def main(
     interactive: bool,
     prompt: str,
     cache: Path | None,
-    draft: str | None,
+    drafts: tuple[str, ...],
     show_probabilities: bool,
     stops: tuple[str, ...],
     tokens: int,
@@ -96,11 +99,11 @@ def main(
 
     if "" in stops:
         raise SettingError("--stop '': every text holds it; name the letters that end the text")
-    if cache is not None and (mix or draft):
+    if cache is not None and (mix or drafts):
         raise SettingError(f"--cache {cache}: keeps the memory of one model alone; drop it, or --mix and --draft")
     if show_probabilities and stops:
         raise SettingError("--show-probabilities with --stop: the text is coloured token by token; drop one of them")
-    if interactive and (prompt == "-" or cache or draft or show_probabilities or samples > 1):
+    if interactive and (prompt == "-" or cache or drafts or show_probabilities or samples > 1):
         raise SettingError(
             "--interactive: writes text by text; drop --cache, --draft, --samples, --show-probabilities and --prompt -"
         )
@@ -114,8 +117,8 @@ def main(
     unknown = trained.tokenizer.unknown_in(ids)
     if unknown:
         _notice(f"{unknown:,} words of the prompt are not in this model's vocabulary")
-    if draft or show_probabilities:
-        propose = _proposer(trained, draft, wanted) if draft else None
+    if drafts or show_probabilities:
+        propose = _proposer(trained, drafts, wanted) if drafts else None
         for sample in range(samples):
             _heading(sample, samples, seed)
             source = _tokens(trained, propose, ids, wanted, seed + sample)
@@ -151,20 +154,27 @@ def _echo(text: str, pieces: Iterator[str]) -> None:
     click.echo()
 
 
-def _proposer(trained: Checkpoint, draft: str, taste: Taste) -> Callable[[], Draft]:
-    """What makes the draft of a text, loaded once for all of them."""
-    from mlx_gpt import drafting
+def _proposer(trained: Checkpoint, drafts: Sequence[str], taste: Taste) -> Callable[[], Draft]:
+    """What makes the drafts of a text, each for the one before it, loaded once for all texts."""
     from mlx_gpt.checkpoint import load, run_folder
+    from mlx_gpt.drafting import Draft, Lookup, Model
     from mlx_gpt.errors import TokenizerError
 
-    if taste.counts:
-        raise SettingError("--draft: penalties for what was written are not drafted; drop one or the other")
-    if draft == PROMPT:
-        return lambda: drafting.Lookup(trained.model.vocab_size)
-    other = load(run_folder(None, Path(draft)))
-    if not other.tokenizer.agrees(trained.tokenizer):
-        raise TokenizerError(f"--draft {draft}: another tokenizer than {trained.path}; a draft needs the same")
-    return lambda: drafting.Model(other.model, taste)
+    if PROMPT in drafts[:-1]:
+        raise SettingError(f"--draft {PROMPT}: nothing drafts for the text itself; name it last")
+    others = [load(run_folder(None, Path(draft))) for draft in drafts if draft != PROMPT]
+    for other in others:
+        if not other.tokenizer.agrees(trained.tokenizer):
+            raise TokenizerError(f"--draft {other.path}: another tokenizer than {trained.path}; a draft needs the same")
+
+    def propose() -> Draft:
+        draft: Draft | None = Lookup(trained.model.vocab_size) if drafts[-1] == PROMPT else None
+        for other in reversed(others):
+            draft = Model(other.model, taste, draft)
+        assert draft is not None
+        return draft
+
+    return propose
 
 
 def _tokens(

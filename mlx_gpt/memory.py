@@ -17,6 +17,8 @@ import mlx.core as mx
 
 from mlx_gpt.errors import CheckpointError, SettingError
 
+SPARE = 16  # tokens, the last ones read, that a memory which can forget them is sure to
+
 
 def read_again(context: int) -> int:
     """How many of the last tokens a new memory reads again where one is full: scores, texts and mixtures agree."""
@@ -39,6 +41,10 @@ class Memory(Protocol):
 
     def joined(self, other: Self) -> Self:
         """One memory for the texts of this one and then those of the other, which may be longer or shorter."""
+        ...
+
+    def shorten(self, tokens: int) -> bool:
+        """Forget the last tokens read, at most `SPARE`. False where that cannot be, even for none; nothing changes."""
         ...
 
     def held(self) -> list[mx.array]:
@@ -71,6 +77,9 @@ class Fixed:
     def joined(self, other: Self) -> Self:
         pairs = zip(self.arrays, other.arrays, strict=True)
         return self._with([mx.concatenate(list(pair), self.axis) for pair in pairs])
+
+    def shorten(self, tokens: int) -> bool:
+        return False
 
     def held(self) -> list[mx.array]:
         return self.arrays
@@ -135,6 +144,9 @@ class Nested:
     def joined(self, other: Self) -> Self:
         raise SettingError("models made of others write one text at a time")
 
+    def shorten(self, tokens: int) -> bool:
+        return False
+
     def held(self) -> list[mx.array]:
         raise SettingError("the memory of a model made of others is not kept in a file")
 
@@ -177,6 +189,10 @@ class Growing(ABC):
         arrays = [mx.concatenate([_at_end(one, axis, length), _at_end(two, axis, length)]) for one, two, axis in pairs]
         return self._with(arrays, length, starts)
 
+    def shorten(self, tokens: int) -> bool:
+        self.length -= tokens  # what stands behind it is written over
+        return True
+
     def held(self) -> list[mx.array]:
         return self._filled()
 
@@ -216,6 +232,11 @@ class Transcript(Growing):
     def axes(self) -> list[int | None]:
         return [1]
 
+    def shorten(self, tokens: int) -> bool:
+        super().shorten(tokens)
+        self.arrays = self._filled()
+        return True
+
     def extend(self, ids: mx.array) -> mx.array:
         """Every text from its beginning (B, S), with ids (B, T) at its end; what follows a shorter one is no text."""
         seen = self.arrays[0] = mx.concatenate([self.arrays[0], ids.astype(mx.int32)], axis=1)
@@ -237,7 +258,8 @@ class KVCache(Growing):
     """The keys and values of every token so far, layer by layer: a GPT's memory, grown in place.
 
     Layer l holds keys at arrays[2 l] and values at arrays[2 l + 1], each (B, H, capacity, E). Behind those of all
-    layers may stand tails (B, K, D): the last K tokens at places where the model convolves.
+    layers may stand tails (B, K, D): the last K tokens at places where the model convolves, and in front of them up
+    to `SPARE` more, for when the last ones are forgotten.
     """
 
     step = 64
@@ -249,7 +271,7 @@ class KVCache(Growing):
         super().__init__(context)
         shape = (batch, heads, min(self.step, context), head_width)
         self.arrays = [mx.zeros(shape) for _ in range(2 * layers)]
-        self._first_tail = len(self.arrays)
+        self._first_tail, self._tails = len(self.arrays), [size for size, _ in tails]
         self.arrays += [mx.zeros((batch, *tail)) for tail in tails]
 
     def axes(self) -> list[int | None]:
@@ -281,16 +303,32 @@ class KVCache(Growing):
         return self.arrays[2 * layer][:, :, :stop, :], self.arrays[2 * layer + 1][:, :, :stop, :]
 
     def behind(self, place: int, x: mx.array) -> mx.array:
-        """x (B, T, D) with tail `place` in front (B, K + T, D); keeps the last K of them as the new tail."""
-        at = self._first_tail + place
-        tail = self.arrays[at]
-        seen = mx.concatenate([tail.astype(x.dtype), x], axis=1)
-        self.arrays[at] = seen[:, seen.shape[1] - tail.shape[1] :]
-        return seen
+        """x (B, T, D) with tail `place` in front (B, K + T, D); keeps the last of them as the new tail."""
+        at, size = self._first_tail + place, self._tails[place]
+        seen = mx.concatenate([self.arrays[at].astype(x.dtype), x], axis=1)
+        self.arrays[at] = _last(seen, size + SPARE)
+        return _last(seen, size + x.shape[1])
 
     def advance(self, tokens: int) -> None:
         """Count `tokens` more as remembered."""
         self.length += tokens
+
+    def shorten(self, tokens: int) -> bool:
+        tails = self.arrays[self._first_tail :]
+        if any(tail.shape[1] < size + tokens for tail, size in zip(tails, self._tails, strict=True)):
+            return False
+        self.arrays[self._first_tail :] = [tail[:, : tail.shape[1] - tokens] for tail in tails]
+        return super().shorten(tokens)
+
+    def _filled(self, first: int = 0) -> list[mx.array]:
+        found = super()._filled(first)
+        tails = zip(found[self._first_tail :], self._tails, strict=True)
+        return [*found[: self._first_tail], *(_last(tail, size) for tail, size in tails)]
+
+
+def _last(array: mx.array, size: int) -> mx.array:
+    """(B, S, D) -> (B, at most `size`, D)."""
+    return array[:, max(0, array.shape[1] - size) :]
 
 
 def _picked(array: mx.array, which: Sequence[int], axis: int = 0) -> mx.array:

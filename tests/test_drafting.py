@@ -152,7 +152,7 @@ def test_a_draft_that_is_the_target_is_always_accepted(number: int, trained, cor
     tally, model, taste = Tally(), trained(number), Taste(top_p=0.95)
     text = first(60, model, Model(model, taste), corpus.test.ids[:4].tolist(), taste, 0, tally)
     assert len(text) == 60 and tally.accepted == tally.proposed > 0
-    assert tally.rounds < 30 and tally.tokens_per_round > 2
+    assert tally.rounds <= 30 and tally.tokens_per_round >= 2  # drafts as dear as the target are short
 
 
 @pytest.mark.parametrize("length", [1, 31, 32, 33, 100])
@@ -190,9 +190,10 @@ def test_the_text_is_looked_up_at_the_longest_repeated_end() -> None:
 
 def test_the_length_of_a_draft_writes_most_for_its_cost() -> None:
     for acceptance, cost in itertools.product((0.0, 0.3, 0.6, 0.9, 0.99), (0.02, 0.2, 1.0)):
-        gain = [sum(acceptance**i for i in range(g + 1)) / (1 + cost * g) for g in range(1, 17)]
-        assert gain[best_length(acceptance, cost) - 1] == pytest.approx(max(gain))
-    assert best_length(0.0, 0.2) == 1 and best_length(1.0, 0.2) == 16
+        gain = [sum(acceptance**i for i in range(g + 1)) / (1 + (cost + 1 / 32) * g) for g in range(1, 16)]
+        length, price = best_length(acceptance, cost)
+        assert gain[length - 1] == pytest.approx(max(gain)) == pytest.approx(1 / price)
+    assert best_length(0.0, 0.2)[0] == 1 and best_length(1.0, 0.2)[0] == 15
 
 
 def test_another_vocabulary_is_refused() -> None:
@@ -200,15 +201,14 @@ def test_another_vocabulary_is_refused() -> None:
         next(drafted(tiny(4), Lookup(6), [1], PLAIN, 0))
 
 
-@pytest.mark.parametrize("number", FAMILIES)
+@pytest.mark.parametrize("number", range(1, 12))
 def test_what_is_taken_back_was_never_read(number: int, trained, corpus: Corpus) -> None:
-    """Across the end of the context of 32 tokens, with one token of six kept each time."""
-    model, past, proposed = trained(number), corpus.test.ids[:4].tolist(), corpus.test.ids[100:105].tolist()
+    """Across the end of the context of 32 tokens, with one token of up to sixteen kept each time."""
+    model, past, proposed = trained(number), corpus.test.ids[:4].tolist(), corpus.test.ids[100:115].tolist()
     reader, other = Reader(model, past), Model(model, PLAIN)
-    for token in corpus.test.ids[4:44].tolist():
-        reader.after(past, proposed)
-        other.propose(past, 3, np.random.default_rng(0))
-        reader.keep(len(past))
+    for at, token in enumerate(corpus.test.ids[4:84].tolist()):
+        reader.after(past, proposed[: at % 16])
+        other.propose(past, 1 + at % 4, np.random.default_rng(0))
         past.append(token)
     again = Endless(model).logprobs(mx.array([past]))[0, -1]
     assert float(mx.abs(reader.after(past)[0] - again).max().item()) < 1e-4
