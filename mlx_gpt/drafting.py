@@ -265,8 +265,9 @@ def best_length(acceptance: float, cost: float, most: int = MOST) -> tuple[int, 
 def work_of(model: LanguageModel) -> float:
     """What a pass of one token costs: bytes of matrices, which are read whole, and `OPERATION` for every array; the
     columns of a table of counts, of which a few numbers are read, add nothing else."""
-    arrays = model.arrays().values()
-    return float(sum(OPERATION + (array.nbytes if len(array.shape) > 1 else 0) for array in arrays))
+    arrays = list(model.arrays().values())
+    matrices = (each for each in arrays if isinstance(each, np.ndarray | mx.array) and each.ndim > 1)
+    return float(OPERATION * len(arrays) + sum(matrix.nbytes for matrix in matrices))
 
 
 def drafted(

@@ -50,8 +50,8 @@ class GenerateDoor(Door):
     "drafts",
     multiple=True,
     metavar="DIR|prompt",
-    help="A cheaper run of the same tokenizer, or the text itself, guesses ahead: same law, same greedy text. Of several, "
-    "the strongest first, each drafts for the one before it.",
+    help="A cheaper run of the same tokenizer, or the text itself, guesses ahead: same law, same greedy text. Of "
+    "several, the strongest first and the cheapest last, each drafts for the one before it.",
 )
 @click.option("--show-probabilities", is_flag=True, help="Colour the text by its surprise once it is written.")
 @click.option("--stop", "stops", multiple=True, help="End the text before this string; may be given more than once.")
@@ -157,7 +157,7 @@ def _echo(text: str, pieces: Iterator[str]) -> None:
 def _proposer(trained: Checkpoint, drafts: Sequence[str], taste: Taste) -> Callable[[], Draft]:
     """What makes the drafts of a text, each for the one before it, loaded once for all texts."""
     from mlx_gpt.checkpoint import load, run_folder
-    from mlx_gpt.drafting import Draft, Lookup, Model
+    from mlx_gpt.drafting import Lookup, Model
     from mlx_gpt.errors import TokenizerError
 
     if PROMPT in drafts[:-1]:

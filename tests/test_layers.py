@@ -29,7 +29,7 @@ LEVELS = [
     {"counting", "descent"},
     {"stages"},
     {"checkpoint", "sampling", "decoding", "beam", "drafting"},
-    {"door", "folder", "heldout", "interactive", "mixture", "prompt_cache", "run"},
+    {"acceptance", "door", "folder", "heldout", "interactive", "mixture", "prompt_cache", "run"},
     {"train", "generate", "evaluate", "compare", "download", "ladder", "count", "merge", "quantize", "arpa"},
     {"__main__"},
 ]
