@@ -60,9 +60,7 @@ def beginnings(text: Text, most: int = PROMPTS, length: int = BEGUN) -> list[lis
     return sorted(documents, key=len, reverse=True)[:most]
 
 
-def worth(
-    target: LanguageModel, propose: Callable[[], Draft], prompts: Sequence[Sequence[int]], written: int = WRITTEN
-) -> Worth:
+def worth(target: LanguageModel, propose: Callable[[], Draft], prompts: Sequence[Sequence[int]], written: int) -> Worth:
     """Write each prompt on with and without what `propose` makes for it; the first token of each is not timed.
 
     The texts are the same, or part where the target holds two tokens for as likely within `TIE`; AssertionError else.
@@ -90,7 +88,7 @@ def _timed(tokens: Iterator[int], written: int) -> tuple[list[int], float]:
 
 
 def pairs(
-    models: Mapping[str, LanguageModel], prompts: Sequence[Sequence[int]], written: int = WRITTEN
+    models: Mapping[str, LanguageModel], prompts: Sequence[Sequence[int]], written: int
 ) -> Iterator[tuple[str, str, Worth]]:
     """Every model as target, with every model and the text itself as draft: names of both, and what it was worth."""
     for (target, model), draft in itertools.product(models.items(), [*models, PROMPT]):

@@ -107,7 +107,7 @@ def _drafting(runs: list[Checkpoint], data: tuple[str, ...], as_json: bool) -> N
             )
     prompts = beginnings(held_out(runs[0], data, notice))
     found: list[tuple[str, str, Worth]] = []
-    for pair in pairs({_name(run): run.model for run in runs}, prompts):
+    for pair in pairs({_name(run): run.model for run in runs}, prompts, WRITTEN):
         found.append(pair)
         if sys.stderr.isatty():
             told = f"{len(found)} of {len(runs) * (len(runs) + 1)}: {pair[1]} for {pair[0]}"

@@ -1,5 +1,6 @@
 """Drafting changes no law: greedy texts token by token, sampled ones by chi-square against the target's own law."""
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -16,7 +17,7 @@ from mlx_gpt.counting import FAMILY, Wanted, count, estimate
 from mlx_gpt.counting.counted import Counted
 from mlx_gpt.decoding import generate
 from mlx_gpt.descent import Neural
-from mlx_gpt.drafting import Lookup, Model, Reader, Tally, best_length, drafted, law, settle
+from mlx_gpt.drafting import Draft, Lookup, Model, Reader, Tally, best_length, drafted, law, settle
 from mlx_gpt.endless import Endless
 from mlx_gpt.errors import TokenizerError
 from mlx_gpt.mixture import Mixture
@@ -27,6 +28,7 @@ FAMILIES = (4, 5, 7, 8, 9, 11)  # rows, a window, a state, a transcript, a cache
 GREEDY = Taste(temperature=0)
 PLAIN = Taste(temperature=1)
 BENT = Taste(temperature=0.7, top_k=4, top_p=0.9)
+TIRED = Taste(temperature=0.9, repetition_penalty=1.4, presence_penalty=0.3, frequency_penalty=0.2)
 V = 5
 
 
@@ -70,7 +72,8 @@ def laws(model: LanguageModel, prompt: list[int], taste: Taste, tokens: int) -> 
     for more in range(tokens):
         ways = np.array(list(itertools.product(range(V), repeat=more)), np.int32).reshape(V**more, more)
         ids = np.concatenate([np.tile(np.array(prompt, np.int32), (len(ways), 1)), ways], axis=1)
-        found.append(law(model.logprobs(mx.array(ids))[:, -1], taste).reshape((V,) * (more + 1)))
+        counts = mx.array((ways[:, :, None] == np.arange(V)).sum(axis=1))
+        found.append(law(model.logprobs(mx.array(ids))[:, -1], taste, counts).reshape((V,) * (more + 1)))
     return found
 
 
@@ -86,7 +89,11 @@ def pick(p: np.ndarray, chance: np.random.Generator) -> np.ndarray:
     return (p.cumsum(-1) < chance.random((len(p), 1)) * p.sum(-1, keepdims=True)).sum(-1)
 
 
-PAIRS = [(4, 11), (11, 4), (7, 4), (8, 7), (5, 9), (11, 1), (10, 6), (3, 2)]
+QUICK = [(4, 11), (11, 4), (7, 4), (8, 7), (5, 9), (11, 1), (10, 6), (3, 2)]
+PAIRS = [
+    pytest.param(target, draft, marks=() if (target, draft) in QUICK else pytest.mark.slow)
+    for target, draft in itertools.product(range(1, 12), repeat=2)
+]
 
 
 @pytest.mark.parametrize("taste", [PLAIN, BENT], ids=["plain", "bent"])
@@ -111,26 +118,81 @@ def test_rounds_have_the_law_of_the_target(target: int, draft: int, taste: Taste
     assert (accepted > 0).mean() == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / n) + 1e-9)
 
 
-@pytest.mark.parametrize("taste", [PLAIN, BENT], ids=["plain", "bent"])
-@pytest.mark.parametrize(("target", "draft"), [(11, 4), (7, 5), (4, 8), (9, 0)])
-def test_texts_have_the_law_of_the_target(target: int, draft: int, taste: Taste) -> None:
-    """The generator itself, from 400 seeds: the law of its first three tokens; 0 is the text itself."""
+@pytest.mark.parametrize("target", range(1, 12))
+def test_certain_drafts_change_no_law(target: int) -> None:
+    """100,000 rounds of the same two tokens, proposed without a law: the law of the first token written."""
+    n, chance = 100_000, np.random.default_rng(0)
+    p = laws(tiny(target), [1, 2, 1], PLAIN, 3)
+    of_target = np.tile(np.stack([p[0], p[1][2], p[2][2, 1]]), (n, 1, 1))
+    accepted, following = settle(of_target, None, np.tile([2, 1], (n, 1)), chance)
+    seen = np.bincount(np.where(accepted > 0, 2, following), minlength=V)
+    assert chi_square_fits(seen, p[0])
+    after = np.where(accepted > 1, 1, following)[accepted > 0]
+    assert chi_square_fits(np.bincount(after, minlength=V), p[1][2])
+
+
+def cascade(drafts: tuple[int, ...], taste: Taste) -> Draft:
+    """Each drafts for the one before it; 0 is the text itself."""
+    draft: Draft | None = None
+    for number in reversed(drafts):
+        draft = Model(tiny(number), taste, draft) if number else Lookup(V)
+    assert draft is not None
+    return draft
+
+
+@pytest.mark.parametrize("taste", [PLAIN, BENT, TIRED], ids=["plain", "bent", "tired"])
+@pytest.mark.parametrize(("target", "drafts"), [(11, (4,)), (7, (5,)), (4, (8,)), (9, (0,)), (11, (9, 4, 0))], ids=str)
+def test_texts_have_the_law_of_the_target(target: int, drafts: tuple[int, ...], taste: Taste) -> None:
+    """The generator itself, from 400 seeds: the law of its first three tokens."""
     model, prompt = tiny(target), [1, 2, 1]
     seen = np.zeros((V, V, V))
     for seed in range(400):
-        seen[tuple(first(3, model, Model(tiny(draft), taste) if draft else Lookup(V), prompt, taste, seed))] += 1
+        seen[tuple(first(3, model, cascade(drafts, taste), prompt, taste, seed))] += 1
     assert chi_square_fits(seen.ravel(), joint(laws(model, prompt, taste, 3)).ravel())
 
 
-def test_a_long_text_has_the_law_of_the_target() -> None:
-    """Three thousand tokens of a trigram with the text itself as the draft: every next token by the two before it."""
+@pytest.mark.parametrize("tokens", [3_000, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("drafts", [(0,), (2, 0), (5, 1), (7, 2, 0), (9, 4)], ids=str)
+def test_a_long_text_has_the_law_of_the_target(drafts: tuple[int, ...], tokens: int) -> None:
+    """Many tokens of a trigram, by a cascade: every next token by the two before it."""
     tally = Tally()
-    text = np.array(first(3_002, tiny(3), Lookup(V), [1], PLAIN, 0, tally))
+    text = np.array(first(tokens + 2, tiny(3), cascade(drafts, PLAIN), [1], PLAIN, 0, tally))
     seen = np.bincount(np.ravel_multi_index((text[:-2], text[1:-1], text[2:]), (V, V, V)), minlength=V**3)
     p = joint(laws(tiny(3), [0], PLAIN, 3)) / joint(laws(tiny(3), [0], PLAIN, 2))[..., None]
     expected = p * seen.reshape(V, V, V).sum(-1, keepdims=True) / seen.sum()
     assert chi_square_fits(seen, expected.ravel())
     assert 0 < tally.accepted < tally.proposed
+
+
+@functools.cache
+def own_text(number: int, taste: Taste) -> list[int]:
+    return list(itertools.islice(generate(tiny(number), [1, 2, 3], taste, 0), 70))
+
+
+@pytest.mark.parametrize("draft", range(12))
+@pytest.mark.parametrize("target", range(1, 12))
+def test_every_stage_drafts_for_every_stage(target: int, draft: int) -> None:
+    """Greedy, over two ends of the context of 32 tokens; 0 is the text itself."""
+    assert first(70, tiny(target), cascade((draft,), GREEDY), [1, 2, 3], GREEDY, 0) == own_text(target, GREEDY)
+
+
+@pytest.mark.parametrize("target", [3, 6, 8, 11])
+@pytest.mark.parametrize("drafts", [(9, 4), (11, 0), (10, 7, 2, 0)], ids=str)
+@pytest.mark.parametrize("taste", [GREEDY, dataclasses.replace(TIRED, temperature=0)], ids=["greedy", "tired"])
+def test_a_cascade_changes_no_greedy_text(target: int, drafts: tuple[int, ...], taste: Taste) -> None:
+    tally = Tally()
+    assert first(70, tiny(target), cascade(drafts, taste), [1, 2, 3], taste, 0, tally) == own_text(target, taste)
+    assert tally.accepted > 0
+
+
+def test_a_cascade_drafts_in_fewer_passes(trained, corpus: Corpus) -> None:
+    """A draft that is drafted for proposes the same tokens, and is told to cost less."""
+    start, middle = corpus.test.ids[:4].tolist(), Model(trained(11), GREEDY, Model(trained(4), GREEDY))
+    alone, before = Model(trained(11), GREEDY), middle.work
+    chance = np.random.default_rng(0)
+    assert middle.propose(start, 15, chance)[0] == alone.propose(start, 15, chance)[0]
+    assert middle.tally.rounds < alone.tally.rounds == 15 and middle.tally.accepted > 0
+    assert before < 1.1 * alone.work and middle.work != before
 
 
 @pytest.fixture(scope="module")
