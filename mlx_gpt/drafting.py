@@ -26,15 +26,16 @@ import numpy as np
 from mlx_gpt.decoding import CHUNK, readable
 from mlx_gpt.endless import Endless
 from mlx_gpt.errors import TokenizerError
-from mlx_gpt.memory import SPARE, Memory, Nested
+from mlx_gpt.memory import Memory, Nested
 from mlx_gpt.model import LanguageModel
 from mlx_gpt.sampling import Taste, distribution, wished
 
-MOST = SPARE - 1  # tokens drafted at a time: with the one before them the rows of a check
+LENGTHS = (1, 2, 3, 4, 5, 6, 7, 15)  # of drafts: on a CPU a product of 9 to 15 rows is slower than one of 16
+MOST = LENGTHS[-1]
 PATIENCE = 8  # tokens that are read again in the next check rather than in a pass of their own
 FADING = 0.9  # of what was accepted, in what is expected of the next draft, a round
 ROW = 1 / 32  # of a pass, what each further row of it costs
-OPERATION = 2**16  # bytes of weights that are read while the operations that one array takes are begun
+OPERATION = 2**18  # bytes that are read in the time it takes to begin what one matrix is for
 
 Proposal = tuple[list[int], np.ndarray | None]  # tokens, and their laws (g, V); None: they were certain
 
@@ -93,11 +94,27 @@ class Reader:
                 ids = past[start : min(start + CHUNK, len(past) - 1)]
                 mx.eval(self.model.following(mx.array([ids]), self.memory))
             self._read = list(past[:-1])
-        if not self.memory.shorten(0):
-            self._before.append((len(self._read), _mark(self.memory)))
+        self._mark(len(self._read))
         ids = [*past[len(self._read) :], *more]
         self._read = [*past, *more]
         return self.model.logprobs(mx.array([ids]), self.memory)[0, -1 - len(more) :]
+
+    def likeliest(self, past: Sequence[int], most: int, taste: Taste) -> list[int]:
+        """`most` ids after `past`, each the likeliest after those before it, which is still on its way then."""
+        tokens = [mx.argmax(wished(self.after(past), taste), axis=-1)]
+        for at in range(most - 1):
+            mx.async_eval(tokens[-1])  # type: ignore[no-untyped-call]
+            self._mark(len(past) + at)
+            logprobs = self.model.following(tokens[-1][None], self.memory)
+            tokens.append(mx.argmax(wished(logprobs, taste), axis=-1))
+        ids: list[int] = mx.concatenate(tokens).tolist()  # type: ignore[assignment]
+        self._read += ids[:-1]
+        return ids
+
+    def _mark(self, read: int) -> None:
+        """Keep a memory that cannot be shortened as it is after so many tokens."""
+        if not self.memory.shorten(0):
+            self._before.append((read, _marked(self.memory)))
 
     def _back(self, length: int) -> None:
         """To where no more than the first `length` tokens were read."""
@@ -112,12 +129,12 @@ class Reader:
         del self._read[length:]
 
 
-def _mark(memory: Memory) -> Memory:
+def _marked(memory: Memory) -> Memory:
     """The memory as it is now: its arrays are replaced, or written to only behind what they hold."""
     found = copy.copy(memory)
     found.arrays = list(memory.arrays)
     if isinstance(found, Nested):
-        found.inner = [_mark(each) for each in found.inner]
+        found.inner = [_marked(each) for each in found.inner]
     return found
 
 
@@ -142,6 +159,10 @@ class Model:
         return self._pass * (1.0 if self.draft is None else self._length()[1])
 
     def propose(self, past: Sequence[int], most: int, chance: np.random.Generator) -> Proposal:
+        if self.draft is None and self.taste.temperature == 0 and not self.taste.counts:
+            self._reader = self._reader or Reader(self.model, past)
+            self.tally.rounds += most
+            return self._reader.likeliest(past, most, self.taste), None
         text, laws = list(past), []
         while len(text) < len(past) + most:
             tokens, p = self.write(text, len(past) + most - len(text), chance)
@@ -247,27 +268,27 @@ def settle(
     return accepted, drawn(following, chance)
 
 
-def best_length(acceptance: float, cost: float, most: int = MOST) -> tuple[int, float]:
-    """How many tokens, 1 to `most`, to draft so that a written one costs least; and what it costs, in passes.
+def best_length(acceptance: float, cost: float) -> tuple[int, float]:
+    """How many tokens, one of `LENGTHS`, to draft so that a written one costs least; and what it costs, in passes.
 
     (1 - a^(g+1)) / (1 - a) tokens are expected of a round if each of g drafted ones is accepted with probability a.
     A round costs a pass, `ROW` for each drafted token that it checks, and `cost` for each that is proposed (Leviathan
     et al. 2023, section 3.3, where rows are free). Both are known without a clock, so that the same seed gives the
-    same text: a product with few rows takes as long as its matrix takes to be read, and so does the draft's.
+    same text: a product with few rows takes about as long as its matrix takes to be read, and so does the draft's.
     """
-    g = np.arange(1, most + 1)
-    expected = np.cumsum(acceptance ** np.arange(most + 1))[1:]
-    prices = (1 + (ROW + cost) * g) / expected
-    best = int(np.argmin(prices))
-    return best + 1, float(prices[best])
+    prices = {g: (1 + (ROW + cost) * g) / sum(acceptance**i for i in range(g + 1)) for g in LENGTHS}
+    best = min(LENGTHS, key=prices.__getitem__)
+    return best, prices[best]
 
 
 def work_of(model: LanguageModel) -> float:
-    """What a pass of one token costs: bytes of matrices, which are read whole, and `OPERATION` for every array; the
-    columns of a table of counts, of which a few numbers are read, add nothing else."""
-    arrays = list(model.arrays().values())
-    matrices = (each for each in arrays if isinstance(each, np.ndarray | mx.array) and each.ndim > 1)
-    return float(OPERATION * len(arrays) + sum(matrix.nbytes for matrix in matrices))
+    """What a pass of one token costs, in bytes that are read: every matrix, and `OPERATION` for each and once more.
+
+    A table of counts has no matrix; of its columns a few numbers are read.
+    """
+    arrays = model.arrays().values()
+    matrices = [each.nbytes for each in arrays if isinstance(each, np.ndarray | mx.array) and each.ndim > 1]
+    return float(sum(matrices) + OPERATION * (1 + len(matrices)))
 
 
 def drafted(

@@ -17,9 +17,10 @@ from mlx_gpt.counting import FAMILY, Wanted, count, estimate
 from mlx_gpt.counting.counted import Counted
 from mlx_gpt.decoding import generate
 from mlx_gpt.descent import Neural
-from mlx_gpt.drafting import Draft, Lookup, Model, Reader, Tally, best_length, drafted, law, settle
+from mlx_gpt.drafting import LENGTHS, Draft, Lookup, Model, Reader, Tally, best_length, drafted, law, settle
 from mlx_gpt.endless import Endless
 from mlx_gpt.errors import TokenizerError
+from mlx_gpt.memory import SPARE
 from mlx_gpt.mixture import Mixture
 from mlx_gpt.model import LanguageModel
 from mlx_gpt.sampling import Taste
@@ -252,9 +253,10 @@ def test_the_text_is_looked_up_at_the_longest_repeated_end() -> None:
 
 def test_the_length_of_a_draft_writes_most_for_its_cost() -> None:
     for acceptance, cost in itertools.product((0.0, 0.3, 0.6, 0.9, 0.99), (0.02, 0.2, 1.0)):
-        gain = [sum(acceptance**i for i in range(g + 1)) / (1 + (cost + 1 / 32) * g) for g in range(1, 16)]
+        gain = {g: (1 - acceptance ** (g + 1)) / (1 - acceptance) / (1 + (cost + 1 / 32) * g) for g in LENGTHS}
         length, price = best_length(acceptance, cost)
-        assert gain[length - 1] == pytest.approx(max(gain)) == pytest.approx(1 / price)
+        assert gain[length] == pytest.approx(max(gain.values())) == pytest.approx(1 / price)
+    assert max(LENGTHS) < SPARE
     assert best_length(0.0, 0.2)[0] == 1 and best_length(1.0, 0.2)[0] == 15
 
 
