@@ -11,6 +11,7 @@ import click
 from mlx_gpt.door import Door, as_json, notice
 
 if TYPE_CHECKING:
+    from mlx_gpt.acceptance import Worth
     from mlx_gpt.checkpoint import Checkpoint
 
 
@@ -24,13 +25,20 @@ if TYPE_CHECKING:
 )
 @click.option("--data", multiple=True, metavar="PATH...", help="Text to score instead of the runs' held-out split.")
 @click.option("--mixture", is_flag=True, help="Score the mixture of all runs, too; all of them are in memory at once.")
+@click.option(
+    "--drafting", is_flag=True, help="Instead: what each run is worth as the draft of each other; all are in memory."
+)
 @click.option("--json", "in_json", is_flag=True, help="Print one JSON object.")
-def main(runs: Path, data: tuple[str, ...], mixture: bool, in_json: bool) -> None:
+def main(runs: Path, data: tuple[str, ...], mixture: bool, drafting: bool, in_json: bool) -> None:
     """Score every run on one held-out text, beside what compressors need for it.
 
     The runs must come from the same corpus, or --data names a text for all of them. Runs that differ in their seed
     alone are one row. Scores have 95 % intervals, and so has the difference of each row to the one above it, paired on
     the same parts of the text; --json tells all figures.
+
+    With --drafting nothing is scored: every run writes on from held-out text, greedily, with every run and with the
+    text itself (prompt) as its draft. The table tells the share of drafted tokens that were accepted, and how many
+    times as many tokens a second came as without a draft. The runs must have one tokenizer.
     """
     from mlx_gpt import checkpoint, stages
     from mlx_gpt.corpus import units
@@ -44,6 +52,8 @@ def main(runs: Path, data: tuple[str, ...], mixture: bool, in_json: bool) -> Non
 
     if "-" in data:
         raise SettingError("--data -: standard input can be read only once; name a file")
+    if drafting and mixture:
+        raise SettingError("--drafting: measures runs alone; drop it or --mixture")
     pick_device()
     cards, left_out = cards_in(runs)
     if not cards:
@@ -64,6 +74,8 @@ def main(runs: Path, data: tuple[str, ...], mixture: bool, in_json: bool) -> Non
         score = measure(trained.model, text, units=units(text, trained.tokenizer))
         return Entry(str(run), trained.stage.number, trained.stage.name, trained.card, context, score)
 
+    if drafting:
+        return _drafting([checkpoint.load(folder) for folder in cards], data, in_json)
     lines: dict[str, float] = {}
     entries: list[Entry] = []
     least, resampled = None, ""
@@ -102,6 +114,57 @@ def main(runs: Path, data: tuple[str, ...], mixture: bool, in_json: bool) -> Non
         click.echo(f"left out: {name} ({why})")
     if missing:
         click.echo(f"missing: stage {', '.join(map(str, missing))}")
+
+
+def _drafting(runs: list[Checkpoint], data: tuple[str, ...], in_json: bool) -> None:
+    """Measure every run as the draft of every other, and print that. Raises TokenizerError where two tokenizers are."""
+    from mlx_gpt.acceptance import WRITTEN, beginnings, pairs
+    from mlx_gpt.device import description
+    from mlx_gpt.errors import TokenizerError
+    from mlx_gpt.heldout import held_out
+
+    runs = sorted(runs, key=lambda run: (run.stage.number, str(run.path)))
+    for run in runs[1:]:
+        if not run.tokenizer.agrees(runs[0].tokenizer):
+            raise TokenizerError(
+                f"{runs[0].path} and {run.path}: different tokenizers; drafts need one, so put such runs apart"
+            )
+    prompts = beginnings(held_out(runs[0], data, notice))
+    found: list[tuple[str, str, Worth]] = []
+    for pair in pairs({_name(run): run.model for run in runs}, prompts, WRITTEN):
+        found.append(pair)
+        if sys.stderr.isatty():
+            told = f"{len(found)} of {len(runs) * (len(runs) + 1)}: {pair[1]} for {pair[0]}"
+            click.secho(f"\r{told:<70}", err=True, nl=False, dim=True)
+    if sys.stderr.isatty():
+        click.echo("\r" + " " * 70 + "\r", err=True, nl=False)
+    if in_json:
+        rows = [{"target": target, "draft": draft, **worth.facts()} for target, draft, worth in found]
+        click.echo(as_json({"device": description(), "drafting": rows}))
+        return
+    click.echo(f"greedy, {len(prompts)} texts of {WRITTEN} tokens each; {description()}\n")
+    click.echo("\n".join(drafting_table(found)))
+    ties = sum(worth.ties for _, _, worth in found)
+    if ties:
+        click.echo(f"\n{ties} texts part where two tokens are as likely, within rounding; the others are the same")
+
+
+def _name(run: Checkpoint) -> str:
+    """Stage and, where the folder is called otherwise, the folder: no two are the same."""
+    folder = run.path.parent.name
+    return folder if folder == run.stage.run else f"{run.stage.number} {folder}"
+
+
+def drafting_table(found: list[tuple[str, str, Worth]]) -> list[str]:
+    """Lines of text: a target a row, a draft a column; share accepted, and tokens a second by those without."""
+    drafts = list(dict.fromkeys(draft for _, draft, _ in found))
+    short = [draft if len(draft) < 12 else draft[:11] for draft in drafts]
+    head = f"{'target, draft:':<22}" + "".join(f"{draft:>13}" for draft in short)
+    table = [head, "-" * len(head)]
+    for target in dict.fromkeys(target for target, _, _ in found):
+        cells = [f"{worth.share:>6.0%} x{worth.speedup:<5.2f}" for name, _, worth in found if name == target]
+        table.append(f"{target[:21]:<22}" + "".join(cells))
+    return table
 
 
 if __name__ == "__main__":

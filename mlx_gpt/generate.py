@@ -50,8 +50,11 @@ class GenerateDoor(Door):
 @cache_kind
 @click.option(
     "--draft",
+    "drafts",
+    multiple=True,
     metavar="DIR|prompt",
-    help="A cheaper run of the same tokenizer, or the text itself, guesses ahead: same law, same greedy text.",
+    help="A cheaper run of the same tokenizer, or the text itself, guesses ahead: same law, same greedy text. Of "
+    "several, the strongest first and the cheapest last, each drafts for the one before it.",
 )
 @click.option("--beam", type=click.IntRange(1), metavar="N", help="Search for the likeliest texts, N at a time.")
 @click.option(
@@ -88,7 +91,7 @@ def main(
     cache: Path | None,
     keep_first: int | None,
     cache_bits: str | None,
-    draft: str | None,
+    drafts: tuple[str, ...],
     beam: int | None,
     length_penalty: float,
     as_json: bool,
@@ -136,11 +139,11 @@ def main(
     writers = [Writer(trained.tokenizer, tokens, stops) for _ in range(samples)]
     seeds = range(seed, seed + samples)
     asked = "" if keep_first is None and bits is None else f" --keep-first {keep_first} --cache-bits {bits}"
-    reading = None if draft else _reading(trained, ids, cache, asked)
+    reading = None if drafts else _reading(trained, ids, cache, asked)
     if beam:
         texts = likeliest(trained, ids, reading, beam, tokens, length_penalty, writers)
-    elif draft:
-        texts = _drafted(trained, _proposer(trained, draft, wanted), ids, wanted, seeds, writers)
+    elif drafts:
+        texts = _drafted(trained, _proposer(trained, drafts, wanted), ids, wanted, seeds, writers)
     else:
         texts = drawn(trained.model, ids, reading, wanted, seeds, writers, 1 if mix else TOGETHER)
     for place, each in enumerate(texts, 1):
@@ -159,9 +162,9 @@ def main(
 
 # what an option does not go with, and why
 APART = {
-    "interactive": ("writes text by text", "cache draft beam as_json alternatives show_probabilities samples"),
-    "cache": ("keeps the memory of one model alone", "mix draft"),
-    "beam": ("draws nothing, and ends texts by tokens", "draft stops seed"),
+    "interactive": ("writes text by text", "cache drafts beam as_json alternatives show_probabilities samples"),
+    "cache": ("keeps the memory of one model alone", "mix drafts"),
+    "beam": ("draws nothing, and ends texts by tokens", "drafts stops seed"),
     "show_probabilities": ("colours a whole text", "stops as_json alternatives"),
 }
 
@@ -234,20 +237,27 @@ def _echo(text: str, pieces: Iterator[str]) -> None:
     click.echo()
 
 
-def _proposer(trained: Checkpoint, draft: str, taste: Taste) -> Callable[[], Draft]:
-    """What makes the draft of a text, loaded once for all of them."""
-    from mlx_gpt import drafting
+def _proposer(trained: Checkpoint, drafts: Sequence[str], taste: Taste) -> Callable[[], Draft]:
+    """What makes the drafts of a text, each for the one before it, loaded once for all texts."""
     from mlx_gpt.checkpoint import load, run_folder
+    from mlx_gpt.drafting import Lookup, Model
     from mlx_gpt.errors import TokenizerError
 
-    if taste.counts:
-        raise SettingError("--draft: penalties for what was written are not drafted; drop one or the other")
-    if draft == PROMPT:
-        return lambda: drafting.Lookup(trained.model.vocab_size)
-    other = load(run_folder(None, Path(draft)))
-    if not other.tokenizer.agrees(trained.tokenizer):
-        raise TokenizerError(f"--draft {draft}: another tokenizer than {trained.path}; a draft needs the same")
-    return lambda: drafting.Model(other.model, taste)
+    if PROMPT in drafts[:-1]:
+        raise SettingError(f"--draft {PROMPT}: nothing drafts for the text itself; name it last")
+    others = [load(run_folder(None, Path(draft))) for draft in drafts if draft != PROMPT]
+    for other in others:
+        if not other.tokenizer.agrees(trained.tokenizer):
+            raise TokenizerError(f"--draft {other.path}: another tokenizer than {trained.path}; a draft needs the same")
+
+    def propose() -> Draft:
+        draft: Draft | None = Lookup(trained.model.vocab_size) if drafts[-1] == PROMPT else None
+        for other in reversed(others):
+            draft = Model(other.model, taste, draft)
+        assert draft is not None
+        return draft
+
+    return propose
 
 
 def _draft_tokens(

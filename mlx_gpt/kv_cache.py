@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from mlx_gpt.errors import SettingError
-from mlx_gpt.memory import Growing
+from mlx_gpt.memory import SPARE, Growing
 
 GROUPS = (64, 32)  # numbers that share a scale: the first that divides a head
 
@@ -52,7 +52,8 @@ class Sinks:
 
 
 class KVCache(Growing):
-    """Keys, then values of each layer (B, K, capacity, E); behind them the first N of each; then the tails (B, K, D).
+    """Keys, then values of each layer (B, K, capacity, E); behind them the first N of each; then the tails (B, K, D),
+    and in front of each up to `SPARE` tokens more, for when the last ones are forgotten.
 
     In few bits each of the keys, values and firsts is three arrays: packed numbers, scales and biases (see
     mx.quantize, affine).
@@ -113,7 +114,7 @@ class KVCache(Growing):
             for at, part in enumerate(self._packed(new), self._at(layer, kind)):
                 held = self.arrays[at]
                 if stop > held.shape[2]:
-                    most = self.span if self.keep_first is None else self.span + self.step
+                    most = self.span if self.keep_first is None else self.span + SPARE + self.step
                     capacity = max(stop, min(-(-stop // self.step) * self.step, most))
                     grown = (*held.shape[:2], capacity - held.shape[2], held.shape[3])
                     held = mx.concatenate([held, mx.zeros(grown, held.dtype)], axis=2)
@@ -141,18 +142,33 @@ class KVCache(Growing):
         return Sinks(keys, values, near, visible.reshape(-1, 1, tokens, self.keep_first))
 
     def behind(self, place: int, x: mx.array) -> mx.array:
-        """x (B, T, D) with tail `place` in front (B, K + T, D); keeps the last K of them as the new tail."""
-        at = self._tails + place
-        tail = self.arrays[at]
-        seen = mx.concatenate([tail.astype(x.dtype), x], axis=1)
-        self.arrays[at] = seen[:, seen.shape[1] - tail.shape[1] :]
-        return seen
+        """x (B, T, D) with tail `place` in front (B, K + T, D); keeps the last of them as the new tail."""
+        at, size = self._tails + place, self.layout.tails[place][0]
+        seen = mx.concatenate([self.arrays[at].astype(x.dtype), x], axis=1)
+        self.arrays[at] = _last(seen, size + SPARE)
+        return _last(seen, size + x.shape[1])
 
     def advance(self, tokens: int) -> None:
         """Count `tokens` more as remembered."""
         self.length += tokens
-        if self.length - self.dropped >= self.span + self.step:  # never where the context has an end
-            self.arrays, self.dropped = self._filled(self.length - self.span), self.length - self.span
+        kept = self.span + SPARE
+        if self.length - self.dropped >= kept + self.step and self.keep_first is not None:
+            tails = self.arrays[self._tails :]
+            self.arrays, self.dropped = self._filled(self.length - kept), self.length - kept
+            self.arrays[self._tails :] = tails
+
+    def shorten(self, tokens: int) -> bool:
+        sizes = [size for size, _ in self.layout.tails]
+        tails = self.arrays[self._tails :]
+        if any(tail.shape[1] < size + tokens for tail, size in zip(tails, sizes, strict=True)):
+            return False
+        self.arrays[self._tails :] = [tail[:, : tail.shape[1] - tokens] for tail in tails]
+        return super().shorten(tokens)
+
+    def _filled(self, first: int = 0) -> list[mx.array]:
+        found, sizes = super()._filled(first), [size for size, _ in self.layout.tails]
+        tails = zip(found[self._tails :], sizes, strict=True)
+        return [*found[: self._tails], *(_last(tail, size) for tail, size in tails)]
 
     @property
     def _pieces(self) -> int:
@@ -177,3 +193,8 @@ class KVCache(Growing):
             return parts[0]
         packed, scales, biases = parts
         return mx.dequantize(packed, scales, biases, group_size=self.group, bits=self.bits)
+
+
+def _last(array: mx.array, size: int) -> mx.array:
+    """(B, S, D) -> (B, at most `size`, D)."""
+    return array[:, max(0, array.shape[1] - size) :]

@@ -17,6 +17,8 @@ import mlx.core as mx
 
 from mlx_gpt.errors import CheckpointError, SettingError
 
+SPARE = 16  # tokens, the last ones read, that a memory which can forget them is sure to
+
 
 def read_again(context: int) -> int:
     """How many of the last tokens a new memory reads again where one is full: scores, texts and mixtures agree."""
@@ -39,6 +41,10 @@ class Memory(Protocol):
 
     def joined(self, other: Self) -> Self:
         """One memory for the texts of this one and then those of the other, which may be longer or shorter."""
+        ...
+
+    def shorten(self, tokens: int) -> bool:
+        """Forget the last tokens read, at most `SPARE`. False where that cannot be, even for none; nothing changes."""
         ...
 
     def held(self) -> list[mx.array]:
@@ -71,6 +77,9 @@ class Fixed:
     def joined(self, other: Self) -> Self:
         pairs = zip(self.arrays, other.arrays, strict=True)
         return self._with([mx.concatenate(list(pair), self.axis) for pair in pairs])
+
+    def shorten(self, tokens: int) -> bool:
+        return False
 
     def held(self) -> list[mx.array]:
         return self.arrays
@@ -135,6 +144,9 @@ class Nested:
     def joined(self, other: Self) -> Self:
         raise SettingError("models made of others write one text at a time")
 
+    def shorten(self, tokens: int) -> bool:
+        return False
+
     def held(self) -> list[mx.array]:
         raise SettingError("the memory of a model made of others is not kept in a file")
 
@@ -186,6 +198,10 @@ class Growing(ABC):
         arrays = [mx.concatenate([_at_end(one, axis, places), _at_end(two, axis, places)]) for one, two, axis in pairs]
         return self._with(arrays, places, length, starts)
 
+    def shorten(self, tokens: int) -> bool:
+        self.length -= tokens  # what stands behind it is written over
+        return True
+
     def held(self) -> list[mx.array]:
         return self._filled(self.length - self.span)
 
@@ -225,6 +241,11 @@ class Transcript(Growing):
 
     def axes(self) -> list[int | None]:
         return [1]
+
+    def shorten(self, tokens: int) -> bool:
+        super().shorten(tokens)
+        self.arrays = self._filled()
+        return True
 
     def extend(self, ids: mx.array) -> mx.array:
         """Every text from its beginning (B, S), with ids (B, T) at its end; what follows a shorter one is no text."""

@@ -205,6 +205,15 @@ def test_a_draft_changes_no_greedy_text_and_tells_what_it_was_worth(draft: str, 
     assert "tokens accepted" in drafted.stderr and "tokens a pass" in drafted.stderr
 
 
+def test_drafts_make_a_cascade_and_the_text_is_its_end(folder: Path) -> None:
+    own = ("--run", folder / "11", "--prompt", "One day, one day", "--tokens", 30, "--frequency-penalty", 0.5)
+    greedy = (*own, "--temperature", 0)
+    drafts = ("--draft", folder / "7", "--draft", folder / "4", "--draft", "prompt")
+    assert walk(*greedy, *drafts).stdout == walk(*greedy).stdout
+    assert walk(*own, *drafts).stdout == walk(*own, *drafts).stdout
+    assert "name it last" in error_of(walk(*own, "--draft", "prompt", "--draft", folder / "4"))
+
+
 def test_probabilities_are_shown_without_a_change_of_text(folder: Path) -> None:
     own = ("--run", folder / "11", "--prompt", "One day", "--tokens", 30)
     shown = walk(*own, "--show-probabilities")
@@ -264,7 +273,6 @@ def test_what_does_not_go_together_is_one_line(folder: Path, tmp_path: Path) -> 
     run = ("--run", folder / "11")
     assert "--cache" in error_of(walk(*run, "--draft", "prompt", "--cache", tmp_path / "x"))
     assert "--stop" in error_of(walk(*run, "--show-probabilities", "--stop", "a"))
-    assert "penalties" in error_of(walk(*run, "--draft", "prompt", "--repetition-penalty", 2))
     assert "no" in error_of(walk(*run, "--draft", tmp_path / "nothing"))
     assert "drop it, or --draft and --temperature" in error_of(
         walk(*run, "--beam", 2, "--temperature", 0.8, "--draft", "prompt")
