@@ -267,10 +267,12 @@ def test_another_vocabulary_is_refused() -> None:
 def test_what_is_taken_back_was_never_read(number: int, trained, corpus: Corpus) -> None:
     """Across the end of the context of 32 tokens, with one token of up to sixteen kept each time."""
     model, past, proposed = trained(number), corpus.test.ids[:4].tolist(), corpus.test.ids[100:115].tolist()
-    reader, other = Reader(model, past), Model(model, PLAIN)
+    reader, other, greedy = Reader(model, past), Model(model, PLAIN), Model(model, GREEDY)
     for at, token in enumerate(corpus.test.ids[4:84].tolist()):
         reader.after(past, proposed[: at % 16])
         other.propose(past, 1 + at % 4, np.random.default_rng(0))
+        said = greedy.propose(past, 1 + at % 4, np.random.default_rng(0))[0]
+        assert said[0] == mx.argmax(Endless(model).following(mx.array([past]))).item()
         past.append(token)
     again = Endless(model).logprobs(mx.array([past]))[0, -1]
     assert float(mx.abs(reader.after(past)[0] - again).max().item()) < 1e-4
