@@ -15,7 +15,22 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from mlx_gpt import __main__, arpa, compare, count, download, evaluate, generate, ladder, merge, quantize, stages, train
+from mlx_gpt import (
+    __main__,
+    arpa,
+    compare,
+    compress,
+    count,
+    decompress,
+    download,
+    evaluate,
+    generate,
+    ladder,
+    merge,
+    quantize,
+    stages,
+    train,
+)
 
 DOORS = {
     "arpa": arpa,
@@ -23,7 +38,9 @@ DOORS = {
     "generate": generate,
     "evaluate": evaluate,
     "compare": compare,
+    "compress": compress,
     "count": count,
+    "decompress": decompress,
     "merge": merge,
     "quantize": quantize,
     "download": download,

@@ -29,8 +29,21 @@ LEVELS = [
     {"counting", "descent"},
     {"stages"},
     {"checkpoint", "sampling", "decoding", "beam", "drafting"},
-    {"door", "folder", "heldout", "interactive", "mixture", "prompt_cache", "run"},
-    {"train", "generate", "evaluate", "compare", "download", "ladder", "count", "merge", "quantize", "arpa"},
+    {"door", "folder", "heldout", "interactive", "mixture", "prompt_cache", "run", "compression"},
+    {
+        "train",
+        "generate",
+        "evaluate",
+        "compare",
+        "download",
+        "ladder",
+        "count",
+        "merge",
+        "quantize",
+        "arpa",
+        "compress",
+        "decompress",
+    },
     {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
@@ -51,6 +64,7 @@ INSIDE = {
     ("memory", "errors"),
     ("door", "checkpoint"),
     ("run", "folder"),
+    ("compression", "mixture"),
     ("ladder", "train"),
     ("count", "train"),
 }  # within one level, this way only
