@@ -175,7 +175,7 @@ def read_whole(file: str, out: str) -> bytes:
 
 
 def write_whole(out: str, data: bytes) -> None:
-    """Replace a file by these bytes, whole or not at all; - is standard output. Raises CheckpointError as `replacing`."""
+    """Replace a file by these bytes, whole or not at all; - is standard output. Raises as `replacing` does."""
     if out == "-":
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
