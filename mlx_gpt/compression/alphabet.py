@@ -26,6 +26,7 @@ class Alphabet:
     size   A
     end    the symbol that ends a document, the one symbol that may be coded and spells nothing
     bytes  (256,) the symbol of each byte
+    short  (K,) all symbols that spell a single byte: those, and letters that have a token of their own besides
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -37,6 +38,7 @@ class Alphabet:
         self.size = tokens + 256 if lacking else tokens
         self.spelled = [tokenizer.decode_bytes([token]) for token in range(tokens)]
         self.spelled += [bytes([byte]) for byte in range(256 if lacking else 0)]
+        self.short = np.array([symbol for symbol, spelled in enumerate(self.spelled) if len(spelled) == 1])
 
     def symbols(self, raw: bytes) -> np.ndarray:
         """Any bytes as symbols (T,); those of a text that the tokenizer can spell are its tokens."""

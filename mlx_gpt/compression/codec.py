@@ -6,13 +6,14 @@ how many is part of the format. Nothing else would do: a matrix product of anoth
 and one bit of a probability can lose all that follows. Between machines, MLX versions or numbers of threads no two
 products are promised to be the same, so a checksum has the last word.
 
-With a small chance a document is, from some token on, no text but bytes, each as frequent as it has been so far; the
-model and these frequencies are weighed as the members of a mixture are (fixed share, Herbster & Warmuth 1998). What
-the model holds for next to impossible, such as a binary file, so costs little more than the entropy of its bytes.
+With a small chance a document is, from some token on, no text but single bytes, each as frequent as it has been so
+far; the model and these frequencies are weighed as the members of a mixture are (fixed share, Herbster & Warmuth
+1998). What the model holds for next to impossible, such as a binary file, so costs little more than the entropy of its
+bytes.
 
 Sources: Rissanen & Langdon 1981 (the model apart from the coder); Krichevsky & Trofimov 1981 (frequencies of bytes).
 
-B pieces side by side, V tokens, A symbols.
+B pieces side by side, V tokens, A symbols, K of them of one byte.
 """
 
 from __future__ import annotations
@@ -144,9 +145,10 @@ class _Loop:
         self.nats = 0.0
         self._codec, self._report = codec, report
         self._done, self._most = 0, length + len(MARK)  # bytes
-        self._seen = np.full(256, 0.5)  # how often each byte was a symbol, and half a time more
-        self._byte = np.full(codec.alphabet.size, -1)  # (A,) which byte a symbol is
-        self._byte[codec.alphabet.bytes] = np.arange(256)
+        short = codec.alphabet.short
+        self._seen = np.full(len(short), 0.5)  # (K,) how often each came, and half a time more
+        self._place = np.full(codec.alphabet.size, -1)  # (A,) of a symbol among the short ones
+        self._place[short] = np.arange(len(short))
 
     def run(self, count: int, streams: int, code: Code) -> list[list[int]]:
         """The symbols of so many pieces; `code` knows or finds them, one by one, in an order that is always the same.
@@ -194,23 +196,23 @@ class _Loop:
         return told / total
 
     def _mixed(self, told: np.ndarray, often: np.ndarray, doubt: np.ndarray) -> np.ndarray:
-        """The law (B, A) of the model's probabilities (B, V) and of bytes (256,), by how much text is doubted (B,)."""
+        """The law (B, A) of the model's probabilities (B, V) and of bytes (K,), by how much text is doubted (B,)."""
         law = np.zeros((len(told), self._codec.alphabet.size))
         law[:, : told.shape[1]] = told * (1 - doubt[:, None])
-        law[:, self._codec.alphabet.bytes] += often * doubt[:, None]
+        law[:, self._codec.alphabet.short] += often * doubt[:, None]
         return law
 
     def _note(self, symbol: int, told: np.ndarray, often: np.ndarray, doubt: float) -> float:
         """Take in a symbol; returns how much its text is doubted from now on."""
-        spelled, byte = self._codec.alphabet.spelled[symbol], self._byte[symbol]
+        spelled, place = self._codec.alphabet.spelled[symbol], self._place[symbol]
         self._done += len(spelled)
         if self._done > self._most or not (spelled or symbol == self._codec.alphabet.end):
             raise DataError("damaged: its code says what no file of its length is")
         alone = float(told[symbol]) if symbol < len(told) else 0.0
         self.nats -= math.log(alone) if alone else -math.inf
-        as_text, as_bytes = (1 - doubt) * alone, doubt * (often[byte] if byte >= 0 else 0.0)
-        if byte >= 0:
-            self._seen[byte] += 1
+        as_text, as_bytes = (1 - doubt) * alone, doubt * (often[place] if place >= 0 else 0.0)
+        if place >= 0:
+            self._seen[place] += 1
         if as_text + as_bytes == 0:  # both hold it for impossible, and it came all the same: nothing is learned
             return doubt
         return SHARE + (1 - 2 * SHARE) * as_bytes / (as_text + as_bytes)
