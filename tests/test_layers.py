@@ -34,6 +34,7 @@ LEVELS = [
     {
         "acceptance",
         "completion",
+        "compression",
         "door",
         "folder",
         "heldout",
@@ -43,7 +44,20 @@ LEVELS = [
         "prompt_cache",
         "run",
     },
-    {"train", "generate", "evaluate", "compare", "download", "ladder", "count", "merge", "quantize", "arpa"},
+    {
+        "train",
+        "generate",
+        "evaluate",
+        "compare",
+        "download",
+        "ladder",
+        "count",
+        "merge",
+        "quantize",
+        "arpa",
+        "compress",
+        "decompress",
+    },
     {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
@@ -67,6 +81,7 @@ INSIDE = {
     ("door", "checkpoint"),
     ("run", "folder"),
     ("league", "folder"),
+    ("compression", "mixture"),
     ("ladder", "train"),
     ("count", "train"),
 }  # within one level, this way only
