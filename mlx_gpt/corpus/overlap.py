@@ -63,8 +63,8 @@ class Traces:
 
 
 def apart(raw: bytes) -> np.ndarray:
-    """64 bits of each window of 50 bytes that begins where the one before it ends (N // 50,): a polynomial of its bytes,
-    scrambled first (Karp & Rabin 1987)."""
+    """64 bits of each window of 50 bytes, one after another (N // 50,): a polynomial of its bytes, scrambled first
+    (Karp & Rabin 1987)."""
     whole = np.zeros(len(raw) // WINDOW, np.uint64)
     for column in np.frombuffer(raw[: len(whole) * WINDOW], np.uint8).reshape(-1, WINDOW).T:
         whole = whole * np.uint64(FACTOR) + scrambled(column)
@@ -77,7 +77,7 @@ def scrambled(column: np.ndarray) -> np.ndarray:
 
 
 def hashes(raw: bytes) -> np.ndarray:
-    """The same of windows at every place (N - 49,), none of a shorter text: that of a long one is made of its halves."""
+    """The same of windows at every place (N - 49,), none of a shorter text: a long one's is made of its halves'."""
     if len(raw) < WINDOW:
         return np.zeros(0, np.uint64)
     part = scrambled(np.frombuffer(raw, np.uint8))  # of windows of 1, 2, 4 …
