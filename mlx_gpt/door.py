@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
+import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -135,6 +137,19 @@ class _WholeOrAuto(click.IntRange):
 def notice(message: str) -> None:
     """One dim line on standard error."""
     click.secho(message, err=True, dim=True)
+
+
+def as_json(told: Any) -> str:
+    """One JSON object in one line; what is infinite or no number is null there."""
+    return json.dumps(_finite(told))
+
+
+def _finite(told: Any) -> Any:
+    if isinstance(told, Mapping):
+        return {name: _finite(value) for name, value in told.items()}
+    if isinstance(told, list):
+        return [_finite(value) for value in told]
+    return None if isinstance(told, float) and not math.isfinite(told) else told
 
 
 def which_run(function: Function) -> Function:

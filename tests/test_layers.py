@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "mlx_gpt"
 LEVELS = [
     {
         "asked",
+        "bootstrap",
         "errors",
         "replacing",
         "safetensors",
@@ -29,7 +30,7 @@ LEVELS = [
     {"counting", "descent"},
     {"stages"},
     {"checkpoint", "sampling", "decoding", "beam", "drafting"},
-    {"door", "folder", "heldout", "interactive", "mixture", "prompt_cache", "run"},
+    {"door", "folder", "heldout", "interactive", "league", "mixture", "prompt_cache", "run"},
     {"train", "generate", "evaluate", "compare", "download", "ladder", "count", "merge", "quantize", "arpa"},
     {"__main__"},
 ]
@@ -51,6 +52,7 @@ INSIDE = {
     ("memory", "errors"),
     ("door", "checkpoint"),
     ("run", "folder"),
+    ("league", "folder"),
     ("ladder", "train"),
     ("count", "train"),
 }  # within one level, this way only
