@@ -15,7 +15,21 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from mlx_gpt import __main__, arpa, compare, count, download, evaluate, generate, ladder, merge, quantize, stages, train
+from mlx_gpt import (
+    __main__,
+    arpa,
+    compare,
+    count,
+    download,
+    evaluate,
+    generate,
+    ladder,
+    merge,
+    quantize,
+    report,
+    stages,
+    train,
+)
 
 DOORS = {
     "arpa": arpa,
@@ -26,6 +40,7 @@ DOORS = {
     "count": count,
     "merge": merge,
     "quantize": quantize,
+    "report": report,
     "download": download,
     "ladder": ladder,
 }
@@ -262,6 +277,10 @@ MISTAKES = [
     ("evaluate", "--run {run}/1 --data {tmp}/missing.txt", "no such file"),
     ("evaluate", "--run {run}/1 --data {tmp}/latin1.txt", "not UTF-8"),
     ("compare", "--runs {tmp}/no_text", "no trained runs"),
+    ("report", "--runs {tmp}/no_text", "no trained runs"),
+    ("report", "--runs {run} --data -", "only once"),
+    ("report", "--runs {run} --output {tmp}/short.txt", "name another"),
+    ("report", "--runs {run} --data {tmp}/missing.txt", "no such file"),
     ("train", "--stage 4 --stage 1 --buckets 2", "no setting --buckets"),
     ("train", "--stage 11 --data {stories} --run {run}/4 --length 512", "longer than --context"),
     ("compare", "--runs {run} --data -", "only once"),

@@ -31,7 +31,8 @@ LEVELS = [
     {"stages"},
     {"checkpoint", "sampling", "decoding", "beam", "drafting"},
     {"door", "folder", "heldout", "interactive", "league", "mixture", "prompt_cache", "run"},
-    {"train", "generate", "evaluate", "compare", "download", "ladder", "count", "merge", "quantize", "arpa"},
+    {"reporting"},
+    {"train", "generate", "evaluate", "compare", "report", "download", "ladder", "count", "merge", "quantize", "arpa"},
     {"__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
