@@ -238,6 +238,42 @@ def test_runs_of_different_texts_are_refused(runs: Path, corpus: Corpus, rough, 
     assert result.exit_code == 2 and "--data FILE" in result.output and result.output.count("\n") == 1
 
 
+def test_another_text_is_scored_and_remembered(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, other = tmp_path / "some", tmp_path / "other.txt"
+    for number in (1, 2):
+        shutil.copytree(runs / stages.stage(number).run, folder / stages.stage(number).run)
+    other.write_text("A text that nobody was trained on. It has two lines.\nThis is the second one of them.\n")
+    asked = ("--runs", folder, "--data", other, "--tokens", 4, "--prompt", "Once", "--prompt", "It")
+    assert walk(*asked).exit_code == 0
+    told = json.loads((folder / "results.json").read_text())
+    assert told["text"]["bytes"] == len(other.read_bytes().rstrip()) and told["text"]["source"] == "other.txt"
+    assert told["text"]["passage"] == other.read_text().rstrip()
+    assert told["asked"]["prompts"] == ["Once", "It"]
+    scored = []
+    measure = collect.measure
+    monkeypatch.setattr(collect, "measure", lambda *args, **more: scored.append(1) or measure(*args, **more))
+    assert walk(*asked, "--prompt", "A third").exit_code == 0
+    assert scored == []  # other samples, the same scores
+    other.write_text(other.read_text() + "It has changed.\n")
+    assert walk(*asked).exit_code == 0
+    assert len(scored) == 2
+
+
+def test_without_the_training_text_nothing_is_called_a_copy(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(collect, "training_text", gone)
+    shutil.copytree(runs / stages.stage(4).run, tmp_path / "4")
+    result = walk("--runs", tmp_path, "--tokens", 30)
+    assert result.exit_code == 0 and "copies of it were not looked for" in result.output
+    told = json.loads((tmp_path / "results.json").read_text())
+    assert [each["copied"] for each in told["runs"][0]["written"]] == [None, None]
+    assert (tmp_path / "report.html").exists() and (tmp_path / "report.md").exists()
+
+
 def test_a_counting_stage_is_one_point_of_the_curves() -> None:
     from mlx_gpt.plot import Line
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
@@ -61,7 +61,7 @@ def ladder(league: Sequence[Row], lines: dict[str, float], width: int) -> str:
             parts.append(f'<line class="interval" {ends}/>')
         parts.append(f'<circle class="dot" cx="{x(at):.1f}" cy="{y(bits):.1f}" r="{4 if narrow else 5}"/></g>')
         if not narrow:
-            parts.append(_text(x(at) + 8, y(bits) - 7, f"{bits:.2f}", "value"))
+            parts.append(_text(x(at), y(bits + (margin or 0.0)) - 9, f"{bits:.2f}", "value", "middle"))
     said = "; ".join(f"{row['stage']} {row['name']} {words.bits(row['bits_per_byte'])}" for row in league)
     return _svg(width, height, f"Bits per byte by stage: {said}.", parts, "bits per byte")
 
@@ -131,7 +131,7 @@ def _svg(width: int, height: int, label: str, parts: Sequence[str], unit: str) -
     return "\n".join([head, _text(0, 12, unit, "note"), *parts, "</svg>"])
 
 
-def _grid(low: float, high: float, y: Any, left: float, right: float) -> list[str]:
+def _grid(low: float, high: float, y: Callable[[float], float], left: float, right: float) -> list[str]:
     parts = []
     for value in _ticks(low, high):
         parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
@@ -158,8 +158,8 @@ def _room(low: float, high: float) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers within, five or so."""
-    rough = (high - low) / 5
+    """Round numbers within, four to nine."""
+    rough = (high - low) / 8
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * each for each in (1, 2, 5, 10) if power * each >= rough)
     return [round(step * at, 10) for at in range(math.ceil(low / step), math.floor(high / step) + 1)]

@@ -43,7 +43,7 @@ def gaps(told: Told) -> list[str]:
 
 
 def _league(told: Told) -> str:
-    head = ["stage", "name", "bits/byte", "to the row above", "parameters", "trained", "tokens/s", "memory"]
+    head = ["stage", "name", "bits/byte", "to the stage before", "parameters", "trained", "tokens/s", "memory"]
     free = sorted(((bits, name) for name, bits in told["text"]["reference_lines"].items()), reverse=True)
     rows = [["", f"*{name}*", f"{bits:.4f}", "", "", "", "", ""] for bits, name in free]
     for row in told["league"]:

@@ -54,6 +54,7 @@ told.runs.forEach((run) => {
   });
   at("tracks").append(button);
 });
+at("tracks").lastElementChild.click(); // one is brought out from the beginning, to show what the buttons do
 
 // the passage: a slider over stages, a token at a time by pointer or arrow keys
 const passage = at("passage");

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Callable
 from html import escape
 from importlib import resources
 from string import Template
@@ -24,7 +25,7 @@ WIDTHS = {"wide": 760, "narrow": 328}  # pixels of a picture, of which the style
 COLUMNS = (
     ("stage", ""),
     ("bits/byte", "bits per raw byte of the held-out text, ± its 95 % interval"),
-    ("to the row above", "difference in bits per byte, paired on the same parts of the text"),
+    ("to the stage before", "difference in bits per byte, paired on the same parts of the text"),
     ("over floor", "bits per byte above the exact entropy of the text"),
     ("seeds", "runs that differ in their seed alone, ± the standard deviation of their scores"),
     ("parameters", ""),
@@ -57,10 +58,7 @@ def page(told: Told) -> str:
         "league": _league(told),
         "legend": "".join(f"<li>{escape(said)}</li>" for said in told["legend"]),
         "ladder": _both(lambda width: ladder(told["league"], text["reference_lines"], width)),
-        "curves": "".join(
-            f'<div data-axis="{axis}">{_both(lambda width, axis=axis: curves(_first(told), axis, width))}</div>'
-            for axis in AXES
-        ),
+        "curves": "".join(_curves(told, axis) for axis in AXES),
         "written": _written(told),
         "machine": "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in machine.items()),
     }
@@ -75,8 +73,13 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _both(draw: Any) -> str:
+def _both(draw: Callable[[int], str]) -> str:
     return "".join(f'<div class="{name}">{draw(width)}</div>' for name, width in WIDTHS.items())
+
+
+def _curves(told: Told, axis: str) -> str:
+    drawn = _both(lambda width: curves(_first(told), axis, width))
+    return f'<div data-axis="{axis}">{drawn}</div>'
 
 
 def _first(told: Told) -> list[dict[str, Any]]:
@@ -137,7 +140,7 @@ def _row(row: dict[str, Any]) -> dict[str, tuple[str, float | None]]:
     return {
         "stage": (name, row["stage"]),
         "bits/byte": (with_margin(row["bits_per_byte"], row["margin"]), row["bits_per_byte"]),
-        "to the row above": (less, found and found["value"]),
+        "to the stage before": (less, found and found["value"]),
         "over floor": ("" if excess is None else bits(excess["value"]), excess and excess["value"]),
         "seeds": ("" if spread is None else f"{len(row['seeds'])} ± {spread:.4f}", spread),
         "parameters": (count(row["parameters"]), row["parameters"]),

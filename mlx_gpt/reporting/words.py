@@ -13,7 +13,7 @@ def bits(value: float | None) -> str:
 
 def signed(value: float) -> str:
     """With its sign."""
-    return f"{value:+.4f}"
+    return f"{value:+.4f}".replace("-", "−")
 
 
 def with_margin(value: float | None, margin: float | None, form: Callable[[float], str] = bits) -> str:
