@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -57,7 +58,9 @@ def main(runs: Path, output: Path | None, data: tuple[str, ...], prompts: tuple[
         raise CheckpointError(f"--output {folder}: cannot be written ({error.strerror}); name another") from error
     told = collector.collect(earlier, _show, lambda told: kept.write(folder / RESULTS, as_json(told)))
     _show("")
-    kept.write(folder / RESULTS, as_json(told))
+    text = as_json(told)
+    told = json.loads(text)  # the pages show what the file says, where what is infinite is null
+    kept.write(folder / RESULTS, text)
     kept.write(folder / MARKDOWN, markdown(told))
     kept.write(folder / PAGE, page(told))
     if told["missing_stages"]:

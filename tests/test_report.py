@@ -298,6 +298,21 @@ def test_hostile_text_stays_text(told: dict) -> None:
     assert "<img" not in markdown(hostile) and "<script" not in markdown(hostile)
 
 
+def test_an_infinite_cost_leaves_all_files_readable(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never = {"pieces": ["a", "b"], "bits": [1.0, np.inf]}
+    monkeypatch.setattr(collect, "surprise", lambda *_: never)
+    shutil.copytree(runs / stages.stage(1).run, tmp_path / "1")
+    assert walk("--runs", tmp_path, "--tokens", 4).exit_code == 0
+    data = re.search(r'id="data">(.*?)</script>', (tmp_path / "report.html").read_text(), re.DOTALL)
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    assert json.loads(data[1], parse_constant=refuse)["runs"][0]["surprise"]["bits"] == [1.0, None]
+
+
 def test_what_is_impossible_is_shown_as_such(told: dict) -> None:
     changed = json.loads(json.dumps(told))
     changed["league"][3] |= {"bits_per_byte": None, "margin": None, "difference": None}
