@@ -227,7 +227,7 @@ class Collector:
             "runs": sorted(self.runs, key=lambda run: (run["stage"], run["run"])),
             "written": self.written,
             "missing_stages": [number for number in stages.numbers() if number not in found],
-            "left_out": self.left_out,
+            "left_out": {name: why.replace(f"{self.folder}/", "") for name, why in self.left_out.items()},
         }
 
 

@@ -17,7 +17,7 @@ def markdown(told: Told) -> str:
     parts = [
         "# Report of the ladder",
         f"{text['bytes']:,} bytes in {text['documents']:,} documents of {_plain(text['source'])}; {told['made']}.",
-        *gaps(told),
+        *map(_plain, gaps(told)),
         "## League table",
         _league(told),
         "\n".join(f"- {_plain(line)}" for line in told["legend"]),
