@@ -17,6 +17,7 @@ from mlx_gpt import (
     ladder,
     merge,
     quantize,
+    report,
     train,
 )
 
@@ -57,7 +58,7 @@ def show_stages() -> None:
     click.echo("\npython -m mlx_gpt.train --stage N trains one; --stage N --help lists its settings.")
 
 
-for door in (train, generate, evaluate, compare, count, merge, quantize, compress, decompress, download, arpa):
+for door in (train, generate, evaluate, compare, report, count, merge, quantize, compress, decompress, download, arpa):
     main.add_command(door.main, door.__name__.rpartition(".")[2])
 main.add_command(ladder.main, "train-all")
 

@@ -43,7 +43,7 @@ def estimate(costs: np.ndarray, sizes: np.ndarray, seed: int = 0) -> Estimate | 
     that is not finite."""
     if len(costs) < 2 or not np.isfinite(costs).all():
         return None
-    y, x = _fewer(costs), _fewer(sizes.astype(np.float64))
+    y, x = fewer(costs), fewer(sizes.astype(np.float64))
     count, total = len(y), x.sum()
     value = float(y.sum() / total)
     left = y - value * x
@@ -79,7 +79,7 @@ def holm(p: Sequence[float]) -> list[float]:
     return raised
 
 
-def _fewer(values: np.ndarray) -> np.ndarray:
+def fewer(values: np.ndarray) -> np.ndarray:
     """At most MOST sums of neighbours."""
     if len(values) <= MOST:
         return values

@@ -30,6 +30,7 @@ from mlx_gpt import (
     ladder,
     merge,
     quantize,
+    report,
     stages,
     train,
 )
@@ -45,6 +46,7 @@ DOORS = {
     "decompress": decompress,
     "merge": merge,
     "quantize": quantize,
+    "report": report,
     "download": download,
     "ladder": ladder,
 }
@@ -292,6 +294,10 @@ MISTAKES = [
     ("evaluate", "--run {run}/1 --data {tmp}/missing.txt", "no such file"),
     ("evaluate", "--run {run}/1 --data {tmp}/latin1.txt", "not UTF-8"),
     ("compare", "--runs {tmp}/no_text", "no trained runs"),
+    ("report", "--runs {tmp}/no_text", "no trained runs"),
+    ("report", "--runs {run} --data -", "only once"),
+    ("report", "--runs {run} --output {tmp}/short.txt", "name another"),
+    ("report", "--runs {run} --data {tmp}/missing.txt", "no such file"),
     ("train", "--stage 4 --stage 1 --buckets 2", "no setting --buckets"),
     ("train", "--stage 11 --data {stories} --run {run}/4 --length 512", "longer than --context"),
     ("compare", "--runs {run} --data -", "only once"),

@@ -44,11 +44,13 @@ LEVELS = [
         "prompt_cache",
         "run",
     },
+    {"reporting"},
     {
         "train",
         "generate",
         "evaluate",
         "compare",
+        "report",
         "download",
         "ladder",
         "count",
