@@ -206,6 +206,8 @@ def test_what_is_known_from_training_is_told_once_for_each_training_text(
     assert result.exit_code == 0, result.output
     said = [line for line in result.stderr.splitlines() if "also stand" in line]
     assert len(said) == 1 and said[0].startswith(f"{tmp_path}/other.txt: LEAK: 100 % of the documents and ")
+    result = walk(compare, "--runs", ladder, "--data", story_file)  # two tokenizers, one training text
+    assert result.stderr.count("LEAK") == 1 and result.exit_code == 0
     some = story_file.read_text().split("\n<|endoftext|>\n")
     (tmp_path / "mixed.txt").write_text("An unheard of beginning. " + " ".join(some[:20]))
     result = walk(evaluate, "--run", ladder / "01-unigram", "--data", tmp_path / "mixed.txt")
