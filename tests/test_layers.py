@@ -50,6 +50,7 @@ INSIDE = {
     ("drafting", "sampling"),
     ("memory", "errors"),
     ("door", "checkpoint"),
+    ("interactive", "completion"),
     ("run", "folder"),
     ("ladder", "train"),
     ("count", "train"),
