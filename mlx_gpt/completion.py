@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -13,13 +13,23 @@ import numpy as np
 from mlx_gpt.beam import beam_search
 from mlx_gpt.checkpoint import Checkpoint
 from mlx_gpt.chosen import Chosen, chosen
-from mlx_gpt.decoding import Batch, Reading, Writer, stream, streams
+from mlx_gpt.decoding import Batch, Reading, Writer, readable, stream, streams
 from mlx_gpt.drafting import Reader
 from mlx_gpt.model import LanguageModel
 from mlx_gpt.sampling import Taste, distribution
 from mlx_gpt.tokenizer import Tokenizer
 
 AT_ONCE = 256  # tokens of which (T, V) log-probabilities are held
+
+
+def remarks(trained: Checkpoint, ids: Sequence[int]) -> list[str]:
+    """What is to be known of a prompt that the model cannot take in as it is: a line each."""
+    unknown, context = trained.tokenizer.unknown_in(ids), trained.model.memory().room
+    found = [f"{unknown:,} words of the prompt are not in the model's vocabulary"] if unknown else []
+    if context is not None and len(ids) > context:
+        read = len(readable(ids, context))
+        found.append(f"of the {len(ids):,} tokens of the prompt the last {read:,} are read: the context is {context:,}")
+    return found
 
 
 @dataclass(frozen=True)
@@ -37,15 +47,16 @@ def drawn(
     reading: Reading | None,
     taste: Taste,
     seeds: Sequence[int],
-    writers: Sequence[Writer],
+    writer: Callable[[], Writer],
     together: int,
 ) -> Iterator[Text]:
     """A text for each seed, `together` of them written side by side."""
     for first in range(0, len(seeds), together):
-        batch, some = Batch(model, taste), slice(first, first + together)
-        batch.add_samples(ids, seeds[some], reading)
-        for seed, writer, pieces in zip(seeds[some], writers[some], streams(batch, writers[some]), strict=True):
-            yield Text({"seed": seed}, writer, pieces)
+        batch, some = Batch(model, taste), seeds[first : first + together]
+        batch.add_samples(ids, some, reading)
+        writers = [writer() for _ in some]
+        for seed, each, pieces in zip(some, writers, streams(batch, writers), strict=True):
+            yield Text({"seed": seed}, each, pieces)
 
 
 def likeliest(
@@ -53,14 +64,15 @@ def likeliest(
     ids: Sequence[int],
     reading: Reading | None,
     width: int,
+    best: int,
     tokens: int,
     length_penalty: float,
-    writers: Sequence[Writer],
 ) -> Iterator[Text]:
-    """The best texts that a beam of this width finds, one for each writer if there are so many."""
+    """The best texts that a beam of this width finds."""
     end = trained.tokenizer.eot
     found = beam_search(trained.model, ids, width, tokens, end=end, length_penalty=length_penalty, reading=reading)
-    for each, writer in zip(found, writers, strict=False):
+    for each in found[:best]:
+        writer = Writer(trained.tokenizer, tokens)
         yield Text({"logprob": each.logprob, "score": each.score}, writer, stream(each.ids, writer))
 
 

@@ -74,6 +74,9 @@ class Door(click.Command):
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             ctx.exit(0)
+        except UnicodeEncodeError as error:
+            what = ascii(error.object[error.start])
+            raise Mistake(f"standard output is {error.encoding} and cannot show {what}; set PYTHONUTF8=1") from error
         except OSError as error:
             raise Mistake(f"{error.filename or 'writing'}: {error.strerror or error}") from error
         except (MemoryError, RuntimeError) as error:

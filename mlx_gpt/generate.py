@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import dataclasses
+import functools
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -56,7 +57,7 @@ class GenerateDoor(Door):
     help="A cheaper run of the same tokenizer, or the text itself, guesses ahead: same law, same greedy text. Of "
     "several, the strongest first and the cheapest last, each drafts for the one before it.",
 )
-@click.option("--beam", type=click.IntRange(1), metavar="N", help="Search for the likeliest texts, N at a time.")
+@click.option("--beam", type=click.IntRange(1, 1_000), metavar="N", help="Search for the likeliest texts, N at a time.")
 @click.option(
     "--length-penalty",
     type=click.FloatRange(0, 100),
@@ -117,10 +118,10 @@ def main(
     python -m mlx_gpt.generate --stage 11 --tokens 5000 --keep-first 4
     """
     from mlx_gpt.cached import cached
-    from mlx_gpt.completion import drawn, json_line, likeliest, table
+    from mlx_gpt.completion import drawn, json_line, likeliest, remarks, table
     from mlx_gpt.decoding import Writer
     from mlx_gpt.device import pick_device
-    from mlx_gpt.interactive import Session, remarks
+    from mlx_gpt.interactive import Session
     from mlx_gpt.mixture import chosen
     from mlx_gpt.sampling import Taste
 
@@ -136,16 +137,16 @@ def main(
     ids = [trained.tokenizer.eot, *trained.tokenizer.encode(text)]
     for remark in remarks(trained, ids):
         _notice(remark)
-    writers = [Writer(trained.tokenizer, tokens, stops) for _ in range(samples)]
+    writer = functools.partial(Writer, trained.tokenizer, tokens, stops)
     seeds = range(seed, seed + samples)
     asked = "" if keep_first is None and bits is None else f" --keep-first {keep_first} --cache-bits {bits}"
     reading = None if drafts else _reading(trained, ids, cache, asked)
     if beam:
-        texts = likeliest(trained, ids, reading, beam, tokens, length_penalty, writers)
+        texts = likeliest(trained, ids, reading, beam, samples, tokens, length_penalty)
     elif drafts:
-        texts = _drafted(trained, _proposer(trained, drafts, wanted), ids, wanted, seeds, writers)
+        texts = _drafted(trained, _proposer(trained, drafts, wanted), ids, wanted, seeds, writer)
     else:
-        texts = drawn(trained.model, ids, reading, wanted, seeds, writers, 1 if mix else TOGETHER)
+        texts = drawn(trained.model, ids, reading, wanted, seeds, writer, 1 if mix else TOGETHER)
     for place, each in enumerate(texts, 1):
         if as_json:
             law = None if beam else wanted
@@ -200,14 +201,15 @@ def _drafted(
     ids: Sequence[int],
     taste: Taste,
     seeds: Sequence[int],
-    writers: Sequence[Writer],
+    writer: Callable[[], Writer],
 ) -> Iterator[Text]:
     """A text for each seed, one after the other, each with a draft of its own."""
     from mlx_gpt.completion import Text
     from mlx_gpt.decoding import stream
 
-    for seed, writer in zip(seeds, writers, strict=True):
-        yield Text({"seed": seed}, writer, stream(_draft_tokens(trained, propose, ids, taste, seed), writer))
+    for seed in seeds:
+        writing = writer()
+        yield Text({"seed": seed}, writing, stream(_draft_tokens(trained, propose, ids, taste, seed), writing))
 
 
 def _reading(trained: Checkpoint, ids: Sequence[int], cache: Path | None, kind: str) -> Reading:

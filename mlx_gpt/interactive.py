@@ -16,8 +16,9 @@ import click
 
 from mlx_gpt import checkpoint
 from mlx_gpt.checkpoint import MODEL, Checkpoint
+from mlx_gpt.completion import remarks
 from mlx_gpt.corpus import cache_folder
-from mlx_gpt.decoding import Batch, Reading, Writer, read, readable, streams
+from mlx_gpt.decoding import Batch, Reading, Writer, read, streams
 from mlx_gpt.errors import DataError, MlxGptError, SettingError
 from mlx_gpt.replacing import replacing
 from mlx_gpt.sampling import Taste
@@ -180,8 +181,8 @@ class Session:
         told = [voice.trained.tokenizer.encode(prompt) for voice in self.voices]  # before anything is changed or shown
         for voice, ids in zip(self.voices, told, strict=True):
             voice.start = voice.text = prompt
-            for remark in remarks(voice.trained, ids):
-                _notice(remark)
+            for remark in remarks(voice.trained, [voice.trained.tokenizer.eot, *ids]):
+                _notice(f"{voice.name}: {remark}" if len(self.voices) > 1 else remark)
         self.begun, self.shown = True, prompt
         self._write()
 
@@ -249,16 +250,7 @@ class Session:
         for name, (argument, told) in COMMANDS.items():
             click.echo(f"/{name} {argument}".ljust(20) + told)
         click.echo("Any other line is a prompt, //x the prompt /x; an empty line goes on with the last text.")
-
-
-def remarks(trained: Checkpoint, ids: Sequence[int]) -> list[str]:
-    """What is to be known of a prompt that the model cannot take in as it is: a line each."""
-    unknown, context = trained.tokenizer.unknown_in(ids), trained.model.memory().room
-    found = [f"{unknown:,} words of the prompt are not in the model's vocabulary"] if unknown else []
-    if context is not None and len(ids) > context:
-        read = len(readable(ids, context))
-        found.append(f"of the {len(ids):,} tokens of the prompt the last {read:,} are read: the context is {context:,}")
-    return found
+        click.echo("Ctrl-C stops a text or takes back a line, twice leaves; the arrows find earlier lines.")
 
 
 def _whole(name: str, word: str, low: int, high: int | None) -> int:

@@ -1,6 +1,7 @@
 """The generate door: whatever is piped in, asked for or interrupted, it writes text or one clear line."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -116,6 +117,16 @@ def test_bytes_that_are_no_text_are_one_line(folder: Path) -> None:
     result = walk("--run", folder / "11", "--prompt", "-", piped=b"PNG\x89\xff\0")
     assert "standard input is not UTF-8 text (at byte 3)" in error_of(result)
     assert "not valid Unicode" in error_of(walk("--run", folder / "11", "--prompt", "a\udcff"))
+
+
+def test_a_standard_output_that_cannot_show_the_text_is_one_line(folder: Path) -> None:
+    code = "from mlx_gpt.generate import main; main()"
+    words = ["--run", str(folder / "4"), "--prompt", "日", "--tokens", "3"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, env=os.environ | {"PYTHONIOENCODING": "latin-1"}
+    )
+    assert done.returncode == 2 and b"Traceback" not in done.stderr
+    assert done.stderr == b"Error: standard output is latin-1 and cannot show '\\u65e5'; set PYTHONUTF8=1\n"
 
 
 def test_an_empty_stop_string_is_one_line(folder: Path) -> None:

@@ -81,6 +81,7 @@ INSIDE = {
     ("kv_cache", "errors"),
     ("kv_cache", "memory"),
     ("door", "checkpoint"),
+    ("interactive", "completion"),
     ("run", "folder"),
     ("league", "folder"),
     ("compression", "mixture"),
