@@ -4,7 +4,22 @@ from __future__ import annotations
 
 import click
 
-from mlx_gpt import __version__, arpa, compare, count, download, evaluate, generate, ladder, merge, quantize, train
+from mlx_gpt import (
+    __version__,
+    arpa,
+    compare,
+    compress,
+    count,
+    decompress,
+    download,
+    evaluate,
+    generate,
+    ladder,
+    merge,
+    quantize,
+    report,
+    train,
+)
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -43,7 +58,7 @@ def show_stages() -> None:
     click.echo("\npython -m mlx_gpt.train --stage N trains one; --stage N --help lists its settings.")
 
 
-for door in (train, generate, evaluate, compare, count, merge, quantize, download, arpa):
+for door in (train, generate, evaluate, compare, report, count, merge, quantize, compress, decompress, download, arpa):
     main.add_command(door.main, door.__name__.rpartition(".")[2])
 main.add_command(ladder.main, "train-all")
 

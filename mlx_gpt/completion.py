@@ -89,7 +89,6 @@ def told(
     for start in range(0, len(tokens), AT_ONCE):
         some = tokens[start : start + AT_ONCE]
         logprobs = reader.after([*prompt, *tokens[:start]], some[:-1])
-        reader.keep(reader.read)
         yield logprobs, chosen(logprobs, mx.array(list(some)), alternatives)
 
 

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
+import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import click
 
-from mlx_gpt.errors import MlxGptError, Stopped
+from mlx_gpt.errors import DataError, MlxGptError, SettingError, Stopped
 from mlx_gpt.recipe import Settings, option
+from mlx_gpt.replacing import replacing
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 MANY = ("--data",)  # options that take every following word up to the next option
+QUIET_SECONDS = 20.0  # between two lines of progress where nobody watches a terminal
 
 
 class Mistake(click.ClickException):
@@ -140,13 +145,92 @@ def notice(message: str) -> None:
     click.secho(message, err=True, dim=True)
 
 
+def as_json(told: Any) -> str:
+    """One JSON object in one line; what is infinite or no number is null there."""
+    return json.dumps(_finite(told))
+
+
+def _finite(told: Any) -> Any:
+    if isinstance(told, Mapping):
+        return {name: _finite(value) for name, value in told.items()}
+    if isinstance(told, list):
+        return [_finite(value) for value in told]
+    return None if isinstance(told, float) and not math.isfinite(told) else told
+
+
 def which_run(function: Function) -> Function:
     """--stage N (its default run) or --run DIR."""
     function = click.option("--run", type=click.Path(path_type=Path), help="The folder of a trained run.")(function)
     return click.option("--stage", type=int, help="A stage: 1 to 11; its default run under runs/ is taken.")(function)
 
 
+def cache_kind(function: Function) -> Function:
+    """--keep-first N and --cache-bits 8|4: another cache of keys and values than the model's own."""
+    keep = "Read on where the context is full, instead of reading its last half again: the oldest tokens are forgotten "
+    keep += "one by one, these first ones never (4 do). Stages 10 and 11."
+    few = "Keep keys and values in so many bits a number. Stages 9 to 11."
+    function = click.option("--cache-bits", type=click.Choice(["8", "4"]), help=few)(function)
+    return click.option("--keep-first", type=click.IntRange(0), metavar="N", help=keep)(function)
+
+
 def mixed_runs(function: Function) -> Function:
     """--mix DIR, once for each member, instead of --stage or --run."""
     told = "The folder of a trained run, given once for each member: their mixture is the model."
     return click.option("--mix", multiple=True, type=click.Path(path_type=Path), metavar="DIR", help=told)(function)
+
+
+def read_whole(file: str, out: str) -> bytes:
+    """The bytes of a file that goes to `out`; - is standard input, or output.
+
+    Raises DataError for a file that cannot be read, and SettingError where it would be written over itself, or where
+    the folder of `out` is none.
+    """
+    if out != "-" and not Path(out).absolute().parent.is_dir():
+        raise SettingError(f"--out {out}: no such folder; make it first")
+    if out != "-" and Path(out).is_dir():
+        raise SettingError(f"--out {out}: a folder; name a file")
+    if file == "-":
+        if sys.stdin is None or sys.stdin.isatty():
+            raise DataError("-: nothing is piped into standard input; pipe a file or name one")
+        return sys.stdin.buffer.read()
+    try:
+        if out != "-" and Path(out).exists() and Path(out).samefile(file):
+            raise SettingError(f"--out {out}: the very file that is read; name another one")
+        return Path(file).read_bytes()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+
+
+def write_whole(out: str, data: bytes) -> None:
+    """Replace a file by these bytes, whole or not at all; - is standard output. Raises as `replacing` does."""
+    if out == "-":
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
+    with replacing(Path(out)) as file:
+        file.write(data)
+
+
+class Countdown:
+    """One line on standard error, while entered: bytes done, and the time that is left."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._live = total, sys.stderr.isatty()
+        self._started = self._shown = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            click.echo("\r\x1b[K", err=True, nl=False)
+
+    def __call__(self, done: int) -> None:
+        """So many bytes are done by now."""
+        now = time.monotonic()
+        if not done or now - self._shown < (0.2 if self._live else QUIET_SECONDS):
+            return
+        self._shown = now
+        left = max(0, self._total - done) / done * (now - self._started)
+        line = f"{done:,} of {self._total:,} bytes, ETA {int(left) // 60}:{int(left) % 60:02d}"
+        click.echo(f"\r{line}\x1b[K" if self._live else line, err=True, nl=not self._live)

@@ -7,19 +7,38 @@ read side by side, each by its own rule.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_gpt.corpus import Corpus
-from mlx_gpt.memory import Memory, Nested, read_again
+from mlx_gpt.memory import SPARE, Memory, Nested, read_again
 from mlx_gpt.model import LanguageModel, Report, check_ids
 from mlx_gpt.safetensors import Array
 
 
 class Renewed(Nested):
-    """A memory that is replaced when it is full, and the ids (B, up to half a context) that the next one reads."""
+    """A memory that is replaced when it is full, and the ids (B, up to half a context) that the next one reads, with
+    up to `SPARE` more in front of them; and the full ones, while a token that they hold may be forgotten."""
+
+    read = 0  # tokens, in all
+    full: tuple[tuple[int, Memory], ...] = ()  # each with `read` when it was replaced
+
+    def rows(self, which: Sequence[int]) -> Self:
+        found = super().rows(which)
+        found.full = ()
+        return found
+
+    def shorten(self, tokens: int) -> bool:
+        inner, end, full, length = self.inner[0], self.read, self.full, self.read - tokens
+        while full and full[-1][0] > length:
+            (end, inner), full = full[-1], full[:-1]
+        if tokens > SPARE or not inner.shorten(end - length):
+            return False
+        self.inner[0], self.full, self.read = inner, full, length
+        self.arrays[0] = self.arrays[0][:, : max(0, self.arrays[0].shape[1] - tokens)]
+        return True
 
 
 class Endless:
@@ -44,6 +63,7 @@ class Endless:
 
     def logprobs(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         """(B, T) -> (B, T, V), for any T."""
+        check_ids(ids, self.vocab_size)
         held = self._held(ids, memory)
         parts = [self.model.logprobs(ids[:, a:b], held.inner[0]) for a, b in self._parts(ids, ids.shape[1], held)]
         return mx.concatenate(parts, axis=1)
@@ -57,6 +77,7 @@ class Endless:
 
     def score(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         """(B, T) -> (B, T - 1), for any T."""
+        check_ids(ids, self.vocab_size)
         held, last = self._held(ids, memory), ids.shape[1] - 1
         parts = [self.model.score(ids[:, a : b + 1], held.inner[0]) for a, b in self._parts(ids, last, held)]
         return mx.concatenate(parts, axis=1) if parts else mx.zeros((ids.shape[0], 0))
@@ -70,7 +91,6 @@ class Endless:
         self.model.restore(arrays)
 
     def _held(self, ids: mx.array, memory: Memory | None) -> Renewed:
-        check_ids(ids, self.vocab_size)
         held = self.memory(ids.shape[0]) if memory is None else memory
         assert isinstance(held, Renewed), "a memory of another model"
         return held
@@ -84,13 +104,16 @@ class Endless:
                 yield start, stop
                 return
             if room == 0:
+                held.full = (*held.full, (held.read, held.inner[0]))
                 held.inner[0], room = self.model.memory(ids.shape[0]), self.context
                 if self.half:
-                    self.model.score(mx.concatenate([held.arrays[0], ids[:, start : start + 1]], axis=1), held.inner[0])
+                    self.model.following(held.arrays[0][:, -self.half :], held.inner[0])
                     room = held.inner[0].room
             assert room, "a memory that was renewed and is full"
             end = min(stop, start + room)
             yield start, end
             seen = mx.concatenate([held.arrays[0], ids[:, start:end].astype(mx.int32)], axis=1)
-            held.arrays[0] = seen[:, max(0, seen.shape[1] - self.half) :]
+            held.arrays[0] = seen[:, max(0, seen.shape[1] - self.half - SPARE) :]
+            held.read += end - start
+            held.full = tuple(each for each in held.full if each[0] > held.read - SPARE)
             start = end

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from mlx_gpt.door import Door, mixed_runs, setting_options, which_run
+from mlx_gpt.door import Door, cache_kind, mixed_runs, setting_options, which_run
 from mlx_gpt.errors import DataError, SettingError
 
 if TYPE_CHECKING:
@@ -48,10 +48,14 @@ class GenerateDoor(Door):
     type=click.Path(path_type=Path),
     help="Keep what is remembered of the prompt in this file, or go on from what it holds.",
 )
+@cache_kind
 @click.option(
     "--draft",
+    "drafts",
+    multiple=True,
     metavar="DIR|prompt",
-    help="A cheaper run of the same tokenizer, or the text itself, guesses ahead: same law, same greedy text.",
+    help="A cheaper run of the same tokenizer, or the text itself, guesses ahead: same law, same greedy text. Of "
+    "several, the strongest first and the cheapest last, each drafts for the one before it.",
 )
 @click.option("--beam", type=click.IntRange(1, 1_000), metavar="N", help="Search for the likeliest texts, N at a time.")
 @click.option(
@@ -86,7 +90,9 @@ def main(
     interactive: bool,
     prompt: str,
     cache: Path | None,
-    draft: str | None,
+    keep_first: int | None,
+    cache_bits: str | None,
+    drafts: tuple[str, ...],
     beam: int | None,
     length_penalty: float,
     as_json: bool,
@@ -109,7 +115,9 @@ def main(
     python -m mlx_gpt.generate --stage 11 --prompt "The" --beam 8 --samples 3
     python -m mlx_gpt.generate --stage 11 --prompt "The" --json --alternatives 5
     python -m mlx_gpt.generate --stage 6 --prompt - --cache long.safetensors < long.txt
+    python -m mlx_gpt.generate --stage 11 --tokens 5000 --keep-first 4
     """
+    from mlx_gpt.cached import cached
     from mlx_gpt.completion import drawn, json_line, likeliest, remarks, table
     from mlx_gpt.decoding import Writer
     from mlx_gpt.device import pick_device
@@ -120,7 +128,9 @@ def main(
     _check(click.get_current_context())
     wanted = dataclasses.replace(Taste(), **taste)  # type: ignore[arg-type]
     pick_device()
+    bits = int(cache_bits) if cache_bits else None
     trained = chosen(stage, run, mix)
+    trained = dataclasses.replace(trained, model=cached(trained.model, keep_first, bits))
     if interactive:
         return Session(trained, wanted, seed, tokens, stops).run(prompt)
     text = _standard_input() if prompt == "-" else prompt
@@ -129,11 +139,12 @@ def main(
         _notice(remark)
     writer = functools.partial(Writer, trained.tokenizer, tokens, stops)
     seeds = range(seed, seed + samples)
-    reading = None if draft else _reading(trained, ids, cache)
+    asked = "" if keep_first is None and bits is None else f" --keep-first {keep_first} --cache-bits {bits}"
+    reading = None if drafts else _reading(trained, ids, cache, asked)
     if beam:
         texts = likeliest(trained, ids, reading, beam, samples, tokens, length_penalty)
-    elif draft:
-        texts = _drafted(trained, _proposer(trained, draft, wanted), ids, wanted, seeds, writer)
+    elif drafts:
+        texts = _drafted(trained, _proposer(trained, drafts, wanted), ids, wanted, seeds, writer)
     else:
         texts = drawn(trained.model, ids, reading, wanted, seeds, writer, 1 if mix else TOGETHER)
     for place, each in enumerate(texts, 1):
@@ -152,9 +163,9 @@ def main(
 
 # what an option does not go with, and why
 APART = {
-    "interactive": ("writes text by text", "cache draft beam as_json alternatives show_probabilities samples"),
-    "cache": ("keeps the memory of one model alone", "mix draft"),
-    "beam": ("draws nothing, and ends texts by tokens", "draft stops seed"),
+    "interactive": ("writes text by text", "cache drafts beam as_json alternatives show_probabilities samples"),
+    "cache": ("keeps the memory of one model alone", "mix drafts"),
+    "beam": ("draws nothing, and ends texts by tokens", "drafts stops seed"),
     "show_probabilities": ("colours a whole text", "stops as_json alternatives"),
 }
 
@@ -201,14 +212,15 @@ def _drafted(
         yield Text({"seed": seed}, writing, stream(_draft_tokens(trained, propose, ids, taste, seed), writing))
 
 
-def _reading(trained: Checkpoint, ids: Sequence[int], cache: Path | None) -> Reading:
+def _reading(trained: Checkpoint, ids: Sequence[int], cache: Path | None, kind: str) -> Reading:
+    """The prompt read, or what --cache holds of it; `kind` of the memory goes with the model's digest."""
     from mlx_gpt import safetensors
     from mlx_gpt.decoding import read
     from mlx_gpt.prompt_cache import remembered
 
     if cache is None:
         return read(trained.model, ids)
-    return remembered(cache, trained.model, safetensors.digest(trained.path), ids, _notice)
+    return remembered(cache, trained.model, safetensors.digest(trained.path) + kind, ids, _notice)
 
 
 def _heading(text: Text, place: int, samples: int) -> None:
@@ -227,20 +239,27 @@ def _echo(text: str, pieces: Iterator[str]) -> None:
     click.echo()
 
 
-def _proposer(trained: Checkpoint, draft: str, taste: Taste) -> Callable[[], Draft]:
-    """What makes the draft of a text, loaded once for all of them."""
-    from mlx_gpt import drafting
+def _proposer(trained: Checkpoint, drafts: Sequence[str], taste: Taste) -> Callable[[], Draft]:
+    """What makes the drafts of a text, each for the one before it, loaded once for all texts."""
     from mlx_gpt.checkpoint import load, run_folder
+    from mlx_gpt.drafting import Lookup, Model
     from mlx_gpt.errors import TokenizerError
 
-    if taste.counts:
-        raise SettingError("--draft: penalties for what was written are not drafted; drop one or the other")
-    if draft == PROMPT:
-        return lambda: drafting.Lookup(trained.model.vocab_size)
-    other = load(run_folder(None, Path(draft)))
-    if not other.tokenizer.agrees(trained.tokenizer):
-        raise TokenizerError(f"--draft {draft}: another tokenizer than {trained.path}; a draft needs the same")
-    return lambda: drafting.Model(other.model, taste)
+    if PROMPT in drafts[:-1]:
+        raise SettingError(f"--draft {PROMPT}: nothing drafts for the text itself; name it last")
+    others = [load(run_folder(None, Path(draft))) for draft in drafts if draft != PROMPT]
+    for other in others:
+        if not other.tokenizer.agrees(trained.tokenizer):
+            raise TokenizerError(f"--draft {other.path}: another tokenizer than {trained.path}; a draft needs the same")
+
+    def propose() -> Draft:
+        draft: Draft | None = Lookup(trained.model.vocab_size) if drafts[-1] == PROMPT else None
+        for other in reversed(others):
+            draft = Model(other.model, taste, draft)
+        assert draft is not None
+        return draft
+
+    return propose
 
 
 def _draft_tokens(

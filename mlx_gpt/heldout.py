@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
+import bz2
 import lzma
 import math
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from mlx_gpt import stories
 from mlx_gpt.checkpoint import Checkpoint
-from mlx_gpt.corpus import Corpus, Text, documents, encode_text, files, named_paths, open_corpus, overlap
+from mlx_gpt.corpus import Corpus, Overlap, Text, Traces, documents, encode_text, files, named_paths, open_corpus
 from mlx_gpt.errors import DataError
 from mlx_gpt.tokenizer import WORD, Tokenizer
 
@@ -21,27 +23,47 @@ Notice = Callable[[str], None]
 def held_out(trained: Checkpoint, data: Sequence[str], notice: Notice) -> Text:
     """The run's own test split, or the documents of `data` in its tokenizer.
 
-    Raises DataError where the run's text is gone or has changed, or where `data` holds no text. Notices say
-    how many documents of `data` were trained on.
+    Raises DataError where the run's text is gone or has changed, or where `data` holds no text. A notice says
+    how much of `data` was trained on. However long it is, it passes by document after document.
     """
     if not data:
         return own_corpus(trained, notice).test
+    traces = Traces()
     with named_paths(data) as paths:
-        texts = list(documents(files(paths)))
-    if not texts:
+        text = encode_text(traces.of(documents(files(paths))), trained.tokenizer)
+    if not len(text):
         raise DataError(f"{' '.join(data)}: no text to score")
-    known = overlap(trained.card.corpus, texts)
+    known = traces.in_training(trained.card.corpus, trained.tokenizer)
     if known is None:
         notice("the cached training text of this run is gone, so leaks were not looked for")
-    elif known:
-        notice(f"LEAK: {known} of {len(texts)} documents also stand in the text this run was trained on")
-    text = encode_text(texts, trained.tokenizer)
+    elif known.documents or known.windows:
+        notice(_leak(known))
     if trained.tokenizer.kind == WORD:  # blanks and the letters of unknown words are not scored
         unknown = int((text.ids == trained.tokenizer.unknown).sum())
         notice(
             f"{unknown:,} of {text.tokens:,} words are unknown; bits per byte of a word model leave out their letters"
         )
     return text
+
+
+class Shared:
+    """The held-out text of several runs: tokenised once for each tokenizer; what there is to say of it is said once
+    for each training text, which it names if wanted."""
+
+    def __init__(self, data: Sequence[str], notice: Notice, name: bool) -> None:
+        self.data, self.notice, self.name = data, notice, name
+        self.texts: dict[tuple[str, bytes], Text] = {}
+        self.said: set[str] = set()
+
+    def of(self, trained: Checkpoint) -> Text:
+        """As `held_out`."""
+        card, key = trained.card, (trained.card.corpus, trained.tokenizer.model)
+        if key not in self.texts:
+            about = f"{card.source}: " if self.name else ""
+            known = card.text in self.said
+            self.texts[key] = held_out(trained, self.data, lambda said: None if known else self.notice(about + said))
+            self.said.add(card.text)
+        return self.texts[key]
 
 
 def own_corpus(trained: Checkpoint, notice: Notice) -> Corpus:
@@ -57,24 +79,34 @@ def own_corpus(trained: Checkpoint, notice: Notice) -> Corpus:
     return corpus
 
 
-def raw_bytes(text: Text, tokenizer: Tokenizer) -> list[bytes]:
+def _leak(known: Overlap) -> str:
+    shares = f"{100 * known.documents:.3g} % of the documents and {100 * known.windows:.3g} % of the 50-byte windows"
+    return f"{'LEAK' if known.documents else 'overlap'}: {shares} also stand in the text this run was trained on"
+
+
+def raw_bytes(text: Text, tokenizer: Tokenizer) -> Iterator[bytes]:
     """The documents of a text as they were in their files."""
-    return [tokenizer.decode_bytes(text.document(index)) for index in range(len(text))]
+    return (tokenizer.decode_bytes(text.document(index)) for index in range(len(text)))
 
 
-def reference_lines(raw: Sequence[bytes], builtin: bool) -> dict[str, float]:
-    """Bits per byte that cost no model: uniform, byte entropy, two compressors, and the exact floor of our own
-    stories, below which no model can stay for long."""
-    whole = b"".join(raw)
-    share = np.bincount(np.frombuffer(whole, np.uint8)) / len(whole)
-    share = share[share > 0]
-    lines = {
-        "uniform bytes": 8.0,
-        "byte entropy": float(-(share * np.log2(share)).sum()),
-        "gzip -9": len(gzip.compress(whole, 9)) * 8 / len(whole),
-        "xz -9": len(lzma.compress(whole, preset=9)) * 8 / len(whole),
+def reference_lines(raw: Iterable[bytes]) -> dict[str, float]:
+    """Bits per byte of documents that cost no model: uniform, byte entropy, three compressors over all of them."""
+    makers: dict[str, Any] = {
+        "gzip -9": zlib.compressobj(9, wbits=31),
+        "bzip2 -9": bz2.BZ2Compressor(9),
+        "xz -9": lzma.LZMACompressor(preset=9),
     }
-    if builtin:
-        nats = math.fsum(stories.nats(each.decode()) for each in raw)
-        lines["exact entropy"] = nats / math.log(2) / len(whole)
-    return lines
+    packed, counts = dict.fromkeys(makers, 0), np.zeros(256, np.int64)
+    for document in raw:
+        counts += np.bincount(np.frombuffer(document, np.uint8), minlength=256)
+        for name, maker in makers.items():
+            packed[name] += len(maker.compress(document))
+    share = counts[counts > 0] / counts.sum()
+    lines = {"uniform bytes": 8.0, "byte entropy": float(-(share * np.log2(share)).sum())}
+    sizes = {name: packed[name] + len(maker.flush()) for name, maker in makers.items()}
+    return lines | {name: size * 8 / int(counts.sum()) for name, size in sizes.items()}
+
+
+def floor(raw: Iterable[bytes]) -> np.ndarray:
+    """Bits (D,) of each of our own stories, exact: what no model can beat for long. Raises DataError for others."""
+    return np.array([stories.nats(each.decode()) for each in raw]) / math.log(2)

@@ -11,11 +11,13 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import mlx.core as mx
 import numpy as np
 
-from mlx_gpt.corpus import Text
+from mlx_gpt.bootstrap import Estimate, estimate
+from mlx_gpt.corpus import Text, Units
 from mlx_gpt.memory import Memory, read_again
 from mlx_gpt.model import LanguageModel
 
@@ -26,19 +28,41 @@ UNROLLED = 64  # the same where all batches have one shape: a compiled graph hol
 Scorer = Callable[[mx.array, Memory | None], mx.array]
 
 
+@runtime_checkable
+class Scorable(Protocol):
+    """A model that has a way of its own to what `scored` gives."""
+
+    def scored(self, text: Text) -> Iterator[tuple[int, int, np.ndarray]]: ...
+
+
 @dataclass(frozen=True)
 class Score:
-    """What a text cost a model: `nats` (D,) by document, with what is needed to put it on any axis."""
+    """What a text cost a model: `nats` and `sizes` (U,), raw bytes, of each document or other unit it is resampled by,
+    with what is needed to put it on any axis."""
 
     nats: np.ndarray
+    sizes: np.ndarray
     tokens: int
-    bytes: int
     seconds: float
+
+    @property
+    def bytes(self) -> int:
+        """Raw UTF-8 bytes."""
+        return int(self.sizes.sum())
+
+    @property
+    def bits(self) -> np.ndarray:
+        """(U,), as `nats`."""
+        return self.nats / math.log(2)
 
     @property
     def bits_per_byte(self) -> float:
         """Bits per raw UTF-8 byte."""
-        return float(self.nats.sum()) / math.log(2) / self.bytes
+        return float(self.bits.sum()) / self.bytes
+
+    def estimate(self) -> Estimate | None:
+        """Bits per byte with its interval; see bootstrap. None for a single unit, or one that is impossible."""
+        return estimate(self.bits, self.sizes)
 
     @property
     def perplexity(self) -> float:
@@ -61,25 +85,39 @@ class _Piece:
     stop: int
 
 
-def measure(model: LanguageModel, text: Text, alike: Scorer | None = None) -> Score:
+def measure(model: LanguageModel, text: Text, alike: Scorer | None = None, units: Units | None = None) -> Score:
     """Score every document of a text.
 
     alike  scores instead of `model.score`, and is given batches of one shape only, so that it may be compiled
+    units  what the nats are added up by, if not by document
     """
-    nats = np.zeros(len(text))
+    cuts, sizes = (text.starts, text.sizes) if units is None else (units.starts, units.sizes)
+    whole = len(sizes) == len(text)
+    nats = np.zeros(len(sizes))
     started = time.perf_counter()
-    for document, value in scored(model, text, alike):
-        nats[document] += value
-    return Score(nats, text.tokens, text.bytes, time.perf_counter() - started)
+    for document, start, logprobs in scored(model, text, alike):
+        if whole:
+            nats[document] -= logprobs.sum(dtype=np.float64)
+            continue
+        first = int(text.starts[document]) + start
+        at, last = np.searchsorted(cuts, [first, first + len(logprobs)], side="right") - 1
+        for unit, part in enumerate(np.split(logprobs, cuts[at + 1 : last + 1] - first), at):
+            nats[min(unit, len(nats) - 1)] -= part.sum(dtype=np.float64)
+    return Score(nats, sizes, text.tokens, time.perf_counter() - started)
 
 
-def scored(model: LanguageModel, text: Text, alike: Scorer | None = None) -> Iterator[tuple[int, float]]:
-    """Documents and the nats of parts of them, which `measure` adds up; each batch is scored when it is come to."""
+def scored(model: LanguageModel, text: Text, alike: Scorer | None = None) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Every token once: its document, the place there of the token before the first of some that follow each other,
+    and their log-probabilities (T,). Each batch is scored when it is come to."""
+    if isinstance(model, Scorable) and alike is None:
+        return model.scored(text)
     context = model.memory().room
     return _unending(model, text, alike) if context is None else _windows(model, text, context, alike)
 
 
-def _windows(model: LanguageModel, text: Text, context: int, alike: Scorer | None) -> Iterator[tuple[int, float]]:
+def _windows(
+    model: LanguageModel, text: Text, context: int, alike: Scorer | None
+) -> Iterator[tuple[int, int, np.ndarray]]:
     """Overlapping windows, alike in length put together; each target is scored in exactly one of them."""
     pieces = []
     for document in range(len(text)):
@@ -103,11 +141,11 @@ def _windows(model: LanguageModel, text: Text, context: int, alike: Scorer | Non
             ids[row, : piece.stop - piece.start] = text.document(piece.document)[piece.start : piece.stop]
         logprobs = np.array(score(mx.array(ids), None))
         for row, piece in enumerate(rows):
-            values = logprobs[row, piece.fresh - piece.start - 1 : piece.stop - piece.start - 1]
-            yield piece.document, -float(values.sum(dtype=np.float64))
+            begin = piece.fresh - 1
+            yield piece.document, begin, logprobs[row, begin - piece.start : piece.stop - piece.start - 1]
 
 
-def _unending(model: LanguageModel, text: Text, alike: Scorer | None) -> Iterator[tuple[int, float]]:
+def _unending(model: LanguageModel, text: Text, alike: Scorer | None) -> Iterator[tuple[int, int, np.ndarray]]:
     """Documents side by side, the longest first, their memory carried from chunk to chunk to their ends."""
     lengths = np.diff(text.starts) + 1
     order = np.argsort(-lengths, kind="stable")
@@ -128,4 +166,4 @@ def _unending(model: LanguageModel, text: Text, alike: Scorer | None) -> Iterato
             logprobs = np.array(score(mx.array(ids), memory))
             for row, document in enumerate(rows):
                 real = max(0, min(width, int(lengths[document]) - 1 - start))
-                yield int(document), -float(logprobs[row, :real].sum(dtype=np.float64))
+                yield int(document), start, logprobs[row, :real]

@@ -17,6 +17,8 @@ import mlx.core as mx
 
 from mlx_gpt.errors import CheckpointError, SettingError
 
+SPARE = 16  # tokens, the last ones read, that a memory which can forget them is sure to
+
 
 def read_again(context: int) -> int:
     """How many of the last tokens a new memory reads again where one is full: scores, texts and mixtures agree."""
@@ -39,6 +41,10 @@ class Memory(Protocol):
 
     def joined(self, other: Self) -> Self:
         """One memory for the texts of this one and then those of the other, which may be longer or shorter."""
+        ...
+
+    def shorten(self, tokens: int) -> bool:
+        """Forget the last tokens read, at most `SPARE`. False where that cannot be, even for none; nothing changes."""
         ...
 
     def held(self) -> list[mx.array]:
@@ -71,6 +77,9 @@ class Fixed:
     def joined(self, other: Self) -> Self:
         pairs = zip(self.arrays, other.arrays, strict=True)
         return self._with([mx.concatenate(list(pair), self.axis) for pair in pairs])
+
+    def shorten(self, tokens: int) -> bool:
+        return False
 
     def held(self) -> list[mx.array]:
         return self.arrays
@@ -135,6 +144,9 @@ class Nested:
     def joined(self, other: Self) -> Self:
         raise SettingError("models made of others write one text at a time")
 
+    def shorten(self, tokens: int) -> bool:
+        return False
+
     def held(self) -> list[mx.array]:
         raise SettingError("the memory of a model made of others is not kept in a file")
 
@@ -143,12 +155,19 @@ class Nested:
 
 
 class Growing(ABC):
-    """A memory that grows by a place with every token until the context is full."""
+    """A memory that grows by a place with every token until the context is full.
 
-    def __init__(self, context: int) -> None:
-        self.context = context
-        self.length = 0  # places filled, S
+    With `keep_first` it has no end: a token sees itself, the last ones before it and that many of the first, together
+    as many as the context, and what is further back is dropped from time to time.
+    """
+
+    def __init__(self, context: int, keep_first: int | None = None) -> None:
+        self.context, self.keep_first = context, keep_first
+        self.span = context - (keep_first or 0)  # places that a token sees, its own the last of them
+        self.length = 0  # places filled so far, S
+        self.dropped = 0  # how many of them are no longer in the arrays
         self.starts: mx.array | None = None  # (B,)
+        self.latest = 0  # the last of them
         self.arrays: list[mx.array] = []
 
     @abstractmethod
@@ -157,7 +176,7 @@ class Growing(ABC):
 
     @property
     def room(self) -> int | None:
-        return self.context - self.length
+        return self.context - self.length if self.keep_first is None else None
 
     def positions(self, tokens: int) -> mx.array:
         """How many tokens stand before each of the next ones: (T,), or (B, T) where texts begin at several places."""
@@ -168,41 +187,48 @@ class Growing(ABC):
         starts = [self._begin()[row] for row in which]
         unused = min(starts)
         arrays = [_picked(array, which) for array in self._filled(unused)]
-        return self._with(arrays, self.length - unused, [start - unused for start in starts])
+        places = self.length - max(unused, self.dropped)
+        return self._with(arrays, places, self.length - unused, [start - unused for start in starts])
 
     def joined(self, other: Self) -> Self:
         length = max(self.length, other.length)
         starts = [start + length - each.length for each in (self, other) for start in each._begin()]
+        places = max(each.length - each.dropped for each in (self, other))
         pairs = zip(self._filled(), other._filled(), self.axes(), strict=True)
-        arrays = [mx.concatenate([_at_end(one, axis, length), _at_end(two, axis, length)]) for one, two, axis in pairs]
-        return self._with(arrays, length, starts)
+        arrays = [mx.concatenate([_at_end(one, axis, places), _at_end(two, axis, places)]) for one, two, axis in pairs]
+        return self._with(arrays, places, length, starts)
+
+    def shorten(self, tokens: int) -> bool:
+        self.length -= tokens  # what stands behind it is written over
+        return True
 
     def held(self) -> list[mx.array]:
-        return self._filled()
+        return self._filled(self.length - self.span)
 
     def hold(self, arrays: Sequence[mx.array], tokens: int) -> None:
-        if tokens > self.context:
+        if self.room is not None and tokens > self.context:
             raise CheckpointError(f"{tokens} tokens are more than the context of {self.context}")
         shapes = [list(array.shape) for array in self.arrays]
         for shape, axis in zip(shapes, self.axes(), strict=True):
             if axis is not None:
-                shape[axis] = tokens
+                shape[axis] = min(tokens, self.span)
         _check(arrays, self.arrays, [tuple(shape) for shape in shapes])
-        self.arrays, self.length = list(arrays), tokens
+        self.arrays, self.length, self.dropped = list(arrays), tokens, tokens - min(tokens, self.span)
 
     def _begin(self) -> list[int]:
         return [0] * self.arrays[0].shape[0] if self.starts is None else self.starts.tolist()  # type: ignore[return-value]
 
     def _filled(self, first: int = 0) -> list[mx.array]:
         """The arrays without the places before `first` and after the last that is filled."""
-        places = slice(first, self.length)
+        places = slice(max(first - self.dropped, 0), self.length - self.dropped)
         pairs = zip(self.arrays, self.axes(), strict=True)
         return [array if axis is None else array[(slice(None),) * axis + (places,)] for array, axis in pairs]
 
-    def _with(self, arrays: list[mx.array], length: int, starts: list[int]) -> Self:
+    def _with(self, arrays: list[mx.array], places: int, length: int, starts: list[int]) -> Self:
+        """Such a memory of other texts: arrays that hold the last `places` of `length`."""
         found = copy.copy(self)
-        found.arrays, found.length = arrays, length
-        found.starts = mx.array(starts) if any(starts) else None
+        found.arrays, found.length, found.dropped = arrays, length, length - places
+        found.starts, found.latest = mx.array(starts) if any(starts) else None, max(starts)
         return found
 
 
@@ -215,6 +241,11 @@ class Transcript(Growing):
 
     def axes(self) -> list[int | None]:
         return [1]
+
+    def shorten(self, tokens: int) -> bool:
+        super().shorten(tokens)
+        self.arrays = self._filled()
+        return True
 
     def extend(self, ids: mx.array) -> mx.array:
         """Every text from its beginning (B, S), with ids (B, T) at its end; what follows a shorter one is no text."""
@@ -231,66 +262,6 @@ class Transcript(Growing):
             return x[:, first:]
         places = mx.arange(first, self.length) - self.starts[:, None]  # (B, T)
         return mx.take_along_axis(x, places[..., None], axis=1)
-
-
-class KVCache(Growing):
-    """The keys and values of every token so far, layer by layer: a GPT's memory, grown in place.
-
-    Layer l holds keys at arrays[2 l] and values at arrays[2 l + 1], each (B, H, capacity, E). Behind those of all
-    layers may stand tails (B, K, D): the last K tokens at places where the model convolves.
-    """
-
-    step = 64
-
-    def __init__(
-        self, batch: int, layers: int, heads: int, head_width: int, context: int, tails: Sequence[tuple[int, int]] = ()
-    ) -> None:
-        """`tails` gives K and D of each; before the first token they are zero."""
-        super().__init__(context)
-        shape = (batch, heads, min(self.step, context), head_width)
-        self.arrays = [mx.zeros(shape) for _ in range(2 * layers)]
-        self._first_tail = len(self.arrays)
-        self.arrays += [mx.zeros((batch, *tail)) for tail in tails]
-
-    def axes(self) -> list[int | None]:
-        return [2 if at < self._first_tail else None for at in range(len(self.arrays))]
-
-    @property
-    def before(self) -> int | mx.array:
-        """How many tokens stand before the next one: of all texts, or of each (B,)."""
-        return self.length if self.starts is None else self.length - self.starts
-
-    def blank(self, seen: int) -> mx.array | None:
-        """Which of the first `seen` places hold no token, (B, 1, 1, seen); None where all of them do."""
-        return None if self.starts is None else (mx.arange(seen) < self.starts[:, None])[:, None, None]
-
-    def extend(self, layer: int, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Store (B, H, T, E) at the end of a layer; returns all keys and values so far (B, H, S, E).
-
-        The length moves on only with `advance`, once every layer has stored the same tokens.
-        """
-        stop = self.length + keys.shape[2]
-        for at, new in ((2 * layer, keys), (2 * layer + 1, values)):
-            held = self.arrays[at]
-            if stop > held.shape[2]:
-                capacity = min(-(-stop // self.step) * self.step, self.context)
-                grown = (*held.shape[:2], capacity - held.shape[2], held.shape[3])
-                held = mx.concatenate([held.astype(new.dtype), mx.zeros(grown, new.dtype)], axis=2)
-            held[:, :, self.length : stop, :] = new
-            self.arrays[at] = held
-        return self.arrays[2 * layer][:, :, :stop, :], self.arrays[2 * layer + 1][:, :, :stop, :]
-
-    def behind(self, place: int, x: mx.array) -> mx.array:
-        """x (B, T, D) with tail `place` in front (B, K + T, D); keeps the last K of them as the new tail."""
-        at = self._first_tail + place
-        tail = self.arrays[at]
-        seen = mx.concatenate([tail.astype(x.dtype), x], axis=1)
-        self.arrays[at] = seen[:, seen.shape[1] - tail.shape[1] :]
-        return seen
-
-    def advance(self, tokens: int) -> None:
-        """Count `tokens` more as remembered."""
-        self.length += tokens
 
 
 def _picked(array: mx.array, which: Sequence[int], axis: int = 0) -> mx.array:

@@ -17,7 +17,7 @@ B batch, T tokens, V vocabulary, K members, R rates.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,16 @@ import numpy as np
 
 from mlx_gpt import checkpoint
 from mlx_gpt.checkpoint import Checkpoint
-from mlx_gpt.corpus import Corpus
+from mlx_gpt.corpus import Corpus, Text
 from mlx_gpt.endless import Endless
 from mlx_gpt.errors import SettingError, TokenizerError
+from mlx_gpt.measure import scored
 from mlx_gpt.memory import Memory, Nested
 from mlx_gpt.model import LanguageModel, Report, check_ids
 from mlx_gpt.safetensors import Array
 
 BAYES = (0.0,)  # no passing from member to member: the mixture of the members alone
+TOGETHER = 256  # documents that are weighed side by side
 RATES = (0.0, 1 / 64, 1 / 8, 1 / 2)
 
 
@@ -99,6 +101,28 @@ class Mixture:
         if ids.shape[1] > 1:
             self.score(ids, held)
         return self.logprobs(ids[:, -1:], held)[:, 0]
+
+    def scored(self, text: Text) -> Iterator[tuple[int, int, np.ndarray]]:
+        """As `measure.scored`. What the members say of a text does not depend on their weights, so each is asked for
+        all of it in its own way, and then they are weighed."""
+        told = np.empty((len(text.ids), len(self.members)), np.float32)  # after each token, of the next one
+        for k, member in enumerate(self.members):
+            for document, start, logprobs in scored(member.model, text):
+                first = int(text.starts[document]) + start
+                told[first : first + len(logprobs), k] = logprobs
+        lengths = np.diff(text.starts)
+        order = np.argsort(-lengths, kind="stable")
+        for documents in np.array_split(order, -(-len(order) // TOGETHER)):
+            said = np.zeros((len(documents), int(lengths[documents[0]]), len(self.members)))  # 0 after a shorter one
+            for row, document in enumerate(documents):
+                said[row, : lengths[document]] = told[text.starts[document] : text.starts[document + 1]]
+            shape = (len(documents), len(self.rates), len(self.members))
+            equal = np.full(shape, -np.log(shape[1] * shape[2]))
+            every, _ = weigh(equal, said[:, :-1], self.rates)
+            before = np.concatenate([np.logaddexp.reduce(equal, axis=1)[:, None], every], axis=1)
+            mixed = np.logaddexp.reduce(before + said, axis=2)
+            for row, document in enumerate(documents.tolist()):
+                yield document, 0, mixed[row, : lengths[document]]
 
     def arrays(self) -> Mapping[str, Array]:
         """Those of the members, named by their places: 0.embed.weight."""

@@ -53,7 +53,7 @@ def load(path: Path, model: LanguageModel, digest: str) -> Reading:
         raise CheckpointError(f"--cache {path}: not a saved memory; name a file that does not exist yet")
     arrays, metadata = safetensors.read(path, verify=True)
     if metadata.get(MODEL) != digest:
-        raise CheckpointError(f"--cache {path}: the memory of another model; name another file, or delete this one")
+        raise CheckpointError(f"--cache {path}: the memory of another model or cache; name another file, or delete it")
     try:
         ids = mx.array(arrays.pop("ids"))
         memory = model.memory()

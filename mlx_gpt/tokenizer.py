@@ -157,6 +157,12 @@ class Tokenizer:
             return bytes(array[array != self.eot].astype(np.uint8))
         return b"".join([self._spelling[piece] for piece in array.tolist()])
 
+    def lengths(self) -> np.ndarray:
+        """How many raw bytes each id spells, (V,)."""
+        if self.kind == "byte":
+            return (np.arange(self.vocab_size) < self.eot).astype(np.int64)
+        return np.array([len(spelled) for spelled in self._spelling])
+
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of ids; bytes that are no UTF-8 become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")

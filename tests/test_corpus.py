@@ -2,13 +2,14 @@
 
 import gzip
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mlx_gpt import corpus as corpora
-from mlx_gpt.corpus import Corpus, Running, Shuffled, Source, documents, files, open_corpus, overlap
+from mlx_gpt.corpus import Corpus, Overlap, Running, Shuffled, Source, Traces, documents, files, open_corpus
 from mlx_gpt.corpus.corpus import _units, encode_text
 from mlx_gpt.corpus.splits import cut, fingerprint
 from mlx_gpt.errors import DataError, SettingError
@@ -24,6 +25,14 @@ def byte_source(*paths: Path, seed: int = 0) -> Source:
 def texts_of(corpus: Corpus, split: str) -> list[str]:
     text = getattr(corpus, split)
     return [corpus.tokenizer.decode(text.document(index)) for index in range(len(text))]
+
+
+def overlap(corpus: Corpus, texts: Iterable[str]) -> Overlap:
+    traces = Traces()
+    assert list(traces.of(texts))
+    found = traces.in_training(corpus.digest, corpus.tokenizer)
+    assert found is not None
+    return found
 
 
 def test_files_are_documents_and_marks_divide_them(tmp_path: Path) -> None:
@@ -87,8 +96,8 @@ def test_copies_stay_in_one_split(tmp_path: Path) -> None:
     corpus = open_corpus(byte_source(tmp_path / "all.txt"), notices.append)
     told = [{fingerprint(text.replace(" !", "!")) for text in texts_of(corpus, s)} for s in ("train", "valid", "test")]
     assert len(set.union(*told)) == 100 or sum(map(len, told)) >= 100
-    assert overlap(corpus.digest, texts_of(corpus, "test")) == 0
-    assert overlap(corpus.digest, texts_of(corpus, "train")) == len(corpus.train)
+    assert overlap(corpus, texts_of(corpus, "test")).documents == 0
+    assert overlap(corpus, texts_of(corpus, "train")).documents == 1
 
 
 def test_one_long_document_is_cut_in_blocks_at_lines(tmp_path: Path) -> None:
@@ -104,8 +113,26 @@ def test_one_long_document_is_cut_in_blocks_at_lines(tmp_path: Path) -> None:
 def test_a_book_that_was_cut_up_is_known_again(tmp_path: Path) -> None:
     (tmp_path / "book.txt").write_text("".join(f"line {n} of the book\n" for n in range(500)))
     corpus = open_corpus(byte_source(tmp_path / "book.txt"), lambda message: None)
-    assert overlap(corpus.digest, documents([tmp_path / "book.txt"])) == 1
-    assert overlap("no such corpus", []) is None
+    assert overlap(corpus, documents([tmp_path / "book.txt"])).documents == 1
+    assert Traces().in_training("no such corpus", corpus.tokenizer) is None
+
+
+def test_every_fifty_bytes_that_were_trained_on_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against Python's own search, wherever they stand in the training text and however that is read in parts."""
+    chance = np.random.default_rng(0)
+    book = "".join(chr(97 + letter) for letter in chance.integers(0, 26, 30_000))
+    (tmp_path / "book.txt").write_text(book)
+    corpus = open_corpus(byte_source(tmp_path / "book.txt"), lambda message: None)
+    seen = texts_of(corpus, "train")[0]
+    new = [seen[:70], seen[7_000:7_049], seen[-130:] + "x" * 40, seen[900:1_000][::-1], "é" * 60, seen[333:383]]
+    windows = [raw[at : at + 50] for raw in map(str.encode, new) for at in range(0, len(raw) - 49, 50)]
+    share = sum(window in seen.encode() for window in windows) / len(windows)
+    assert 0.3 < share < 0.7 and overlap(corpus, new) == Overlap(0.0, share)
+    for chunk in (7, 49, 1_000):
+        monkeypatch.setattr(corpora.overlap, "CHUNK", chunk)
+        assert overlap(corpus, new) == Overlap(0.0, share)
+    assert overlap(corpus, texts_of(corpus, "test")) == Overlap(0.0, 0.0)
+    assert overlap(corpus, ["too short"]) == Overlap(0.0, 0.0)
 
 
 def test_one_long_line_can_be_learned_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

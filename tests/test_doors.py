@@ -1,6 +1,7 @@
 """The doors as a user walks through them: train, generate, evaluate, compare, the ladder, and every mistake."""
 
 import gzip
+import itertools
 import json
 import os
 import re
@@ -15,7 +16,24 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from mlx_gpt import __main__, arpa, compare, count, download, evaluate, generate, ladder, merge, quantize, stages, train
+from mlx_gpt import (
+    __main__,
+    acceptance,
+    arpa,
+    compare,
+    compress,
+    count,
+    decompress,
+    download,
+    evaluate,
+    generate,
+    ladder,
+    merge,
+    quantize,
+    report,
+    stages,
+    train,
+)
 
 DOORS = {
     "arpa": arpa,
@@ -23,9 +41,12 @@ DOORS = {
     "generate": generate,
     "evaluate": evaluate,
     "compare": compare,
+    "compress": compress,
     "count": count,
+    "decompress": decompress,
     "merge": merge,
     "quantize": quantize,
+    "report": report,
     "download": download,
     "ladder": ladder,
 }
@@ -192,6 +213,17 @@ def test_the_commands_of_the_readme_are_understood(command: list[str]) -> None:
         assert (ROOT / command[1]).is_file()
 
 
+def test_compare_tells_what_every_run_is_worth_as_a_draft(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acceptance, "WRITTEN", 6)
+    told = json.loads(walk("compare", "--runs", run, "--drafting", "--json").stdout)["drafting"]
+    names = ["1 1", "4 4", "11 11"]
+    assert [(row["target"], row["draft"]) for row in told] == list(itertools.product(names, [*names, "prompt"]))
+    assert all(row["accepted"] <= row["proposed"] and row["speedup"] > 0 for row in told)
+    assert all(row["share_accepted"] == 1 for row in told if row["target"] == row["draft"] != "prompt")
+    table = walk("compare", "--runs", run, "--drafting").stdout
+    assert "prompt" in table and table.count("%") == 12
+
+
 MISTAKES = [
     # data
     ("train", "--stage 1 --data {tmp}/missing.txt", "no such file"),
@@ -262,9 +294,14 @@ MISTAKES = [
     ("evaluate", "--run {run}/1 --data {tmp}/missing.txt", "no such file"),
     ("evaluate", "--run {run}/1 --data {tmp}/latin1.txt", "not UTF-8"),
     ("compare", "--runs {tmp}/no_text", "no trained runs"),
+    ("report", "--runs {tmp}/no_text", "no trained runs"),
+    ("report", "--runs {run} --data -", "only once"),
+    ("report", "--runs {run} --output {tmp}/short.txt", "name another"),
+    ("report", "--runs {run} --data {tmp}/missing.txt", "no such file"),
     ("train", "--stage 4 --stage 1 --buckets 2", "no setting --buckets"),
     ("train", "--stage 11 --data {stories} --run {run}/4 --length 512", "longer than --context"),
     ("compare", "--runs {run} --data -", "only once"),
+    ("compare", "--runs {run} --drafting --mixture", "drop it or --mixture"),
     ("ladder", "--data -", "only once"),
     ("ladder", "--stages 1,x", "--stages"),
     ("ladder", "--preset enormous", "enormous"),

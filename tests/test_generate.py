@@ -176,6 +176,22 @@ def test_the_cache_is_written_used_and_refused(folder: Path, tmp_path: Path) -> 
     assert "cannot be written" in error_of(nowhere)
 
 
+def test_a_cache_of_another_kind_is_written_through_or_refused_in_one_line(folder: Path, tmp_path: Path) -> None:
+    args, kept = ("--run", folder / "11", "--prompt", "Once upon a time " * 20, "--tokens", 60), ("--keep-first", 4)
+    moved = walk(*args, *kept)
+    assert moved.exit_code == 0 and not moved.stderr and moved.stdout != walk(*args).stdout
+    for extra in (("--cache", tmp_path / "m"), ("--cache", tmp_path / "m"), ("--interactive",)):
+        assert walk(*args, *kept, *extra, piped=b"").stdout == moved.stdout
+    assert (tmp_path / "m").is_file()
+    for other in ((), ("--keep-first", 5)):
+        assert "of another model" in error_of(walk(*args, *other, "--cache", tmp_path / "m"))
+    assert "never fills" in error_of(walk("--run", folder / "7", *kept))
+    assert "the context is 32 tokens" in error_of(walk(*args, "--keep-first", 32))
+    assert "--cache-bits 8: no group" in error_of(walk(*args, "--cache-bits", 8))  # heads of 16 numbers
+    assert "--cache-bits 4: this model keeps no keys" in error_of(walk("--run", folder / "4", "--cache-bits", 4))
+    assert "'6' is not one of" in walk(*args, "--cache-bits", 6).stderr
+
+
 @pytest.mark.parametrize("number", [4, 11])
 def test_an_interrupt_ends_it_without_a_traceback(number: int, folder: Path) -> None:
     code = "from mlx_gpt.generate import main; main()"
@@ -211,6 +227,15 @@ def test_a_draft_changes_no_greedy_text_and_tells_what_it_was_worth(draft: str, 
     assert drafted.exit_code == 0, drafted.output
     assert drafted.stdout == walk(*own).stdout
     assert "tokens accepted" in drafted.stderr and "tokens a pass" in drafted.stderr
+
+
+def test_drafts_make_a_cascade_and_the_text_is_its_end(folder: Path) -> None:
+    own = ("--run", folder / "11", "--prompt", "One day, one day", "--tokens", 30, "--frequency-penalty", 0.5)
+    greedy = (*own, "--temperature", 0)
+    drafts = ("--draft", folder / "7", "--draft", folder / "4", "--draft", "prompt")
+    assert walk(*greedy, *drafts).stdout == walk(*greedy).stdout
+    assert walk(*own, *drafts).stdout == walk(*own, *drafts).stdout
+    assert "name it last" in error_of(walk(*own, "--draft", "prompt", "--draft", folder / "4"))
 
 
 def test_probabilities_are_shown_without_a_change_of_text(folder: Path) -> None:
@@ -272,7 +297,6 @@ def test_what_does_not_go_together_is_one_line(folder: Path, tmp_path: Path) -> 
     run = ("--run", folder / "11")
     assert "--cache" in error_of(walk(*run, "--draft", "prompt", "--cache", tmp_path / "x"))
     assert "--stop" in error_of(walk(*run, "--show-probabilities", "--stop", "a"))
-    assert "penalties" in error_of(walk(*run, "--draft", "prompt", "--repetition-penalty", 2))
     assert "no" in error_of(walk(*run, "--draft", tmp_path / "nothing"))
     assert "drop it, or --draft and --temperature" in error_of(
         walk(*run, "--beam", 2, "--temperature", 0.8, "--draft", "prompt")

@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_gpt.descent.rotary import Rotation
+from mlx_gpt.descent.rotary import Rotation, turned_to
 
 WIDTH, BASE = 16, 10_000.0
 
@@ -33,3 +33,13 @@ def test_a_turn_depends_on_the_distance_alone() -> None:
 def test_its_type_is_that_of_what_is_turned() -> None:
     x = mx.ones((1, 1, 2, WIDTH), mx.float16)
     assert Rotation(0, 2, WIDTH, BASE).of(x, x)[0].dtype == mx.float16
+
+
+def test_tokens_may_be_turned_to_places_of_their_own() -> None:
+    x, places = mx.random.normal((2, 3, 4, WIDTH)), mx.array([[0, 5, 5, 90], [7, 1, 0, 2]])
+    found = turned_to(x, places, BASE)
+    for text in range(2):
+        for token in range(4):
+            alone = x[text : text + 1, :, token : token + 1]
+            expected = mx.fast.rope(alone, WIDTH, traditional=False, base=BASE, scale=1.0, offset=places[text, token])
+            assert np.allclose(found[text, :, token], expected[0, :, 0], atol=1e-4)

@@ -102,15 +102,6 @@ class Corpus:
     test: Text
 
 
-def overlap(digest: str, texts: Iterable[str]) -> int | None:
-    """How many of these documents also stand in the training text of a corpus; None where its cache is gone."""
-    try:
-        seen = np.load(cache_folder() / digest / "seen.npy")
-    except (OSError, ValueError, EOFError):
-        return None
-    return int(np.isin(np.fromiter((fingerprint(text) for text in texts), np.uint64), seen).sum())
-
-
 def cache_folder() -> Path:
     """Where tokenised corpora are kept: `MLX_GPT_CACHE`, or the system's folder for caches."""
     named = os.environ.get("MLX_GPT_CACHE")
@@ -141,6 +132,11 @@ def open_corpus(source: Source, notice: Notice) -> Corpus:
             return _open(folder, source, key, text)
     except OSError as error:
         raise DataError(f"{error.filename or cache_folder()}: {error.strerror}") from error
+
+
+def training_text(digest: str, tokenizer: Tokenizer) -> Text:
+    """The training part of a corpus from the cache. Raises OSError where it is gone."""
+    return _read(cache_folder() / digest, "train", tokenizer)
 
 
 def encode_text(texts: Iterable[str], tokenizer: Tokenizer) -> Text:

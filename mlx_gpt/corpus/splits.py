@@ -74,7 +74,7 @@ class Plan:
             elif self.limits is None:
                 yield from zip(names, cut(text, list(self.group.shares.values())), strict=True)
             else:
-                place = _shuffle(np.array([fingerprint(text)], np.uint64), seed)[0]
+                place = shuffle(np.array([fingerprint(text)], np.uint64), seed)[0]
                 yield names[sum(place >= limit for limit in self.limits)], text
 
 
@@ -85,7 +85,7 @@ def plan(group: Group, seed: int) -> Plan:
     prints = np.fromiter((fingerprint(text) for text in documents(group.paths)), np.uint64)
     if len(prints) < FEW:
         return Plan(group, None)
-    order = np.sort(_shuffle(prints, seed))
+    order = np.sort(shuffle(prints, seed))
     held_out = [max(1, round(len(order) * share)) for share in list(group.shares.values())[1:]]
     first = len(order) - sum(held_out)
     return Plan(group, tuple(order[first + sum(held_out[:k])] for k in range(len(held_out))))
@@ -97,7 +97,7 @@ def fingerprint(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(words.encode("utf-8", "replace"), digest_size=8).digest(), "big")
 
 
-def _shuffle(prints: np.ndarray, seed: int) -> np.ndarray:
+def shuffle(prints: np.ndarray, seed: int) -> np.ndarray:
     """A one-to-one scrambling of 64-bit numbers that depends on the seed (splitmix64's finaliser)."""
     z = prints + np.uint64((seed * 0x9E3779B97F4A7C15) % 2**64)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -69,6 +69,10 @@ class Finder:
 
     def _search(self, k: int, contexts: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         starts, stored = self.orders[k - 1]
+        if len(contexts) == 1:  # a text being written: no arrays of one number are moved about
+            begin, stop = starts.span(int(contexts[0]))
+            row = begin + int(np.searchsorted(stored[begin:stop], stored.dtype.type(tokens[0])))
+            return np.array([row if row < stop and stored[row] == tokens[0] else -1])
         found = np.full(len(contexts), -1, np.int64)
         low, high = starts.spans(contexts)
         left = np.flatnonzero(low < high)

@@ -14,6 +14,7 @@ from typing import cast
 import mlx.core as mx
 
 from mlx_gpt.descent.exponential import LOG2_E, exp2
+from mlx_gpt.kv_cache import Sinks
 
 BLOCK = 128  # queries whose scores exist at one time
 
@@ -34,6 +35,38 @@ def attention(q: mx.array, k: mx.array, v: mx.array, window: int = 0, blank: mx.
             mask = mask if blank is None else mask & ~blank
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5, mask=mask)
     return _in_blocks(q, k, v, window)
+
+
+def attention_with_sinks(
+    q: mx.array, far: mx.array, k: mx.array, v: mx.array, sinks: Sinks, window: int, blank: mx.array | None
+) -> mx.array:
+    """As `attention` with a window, and each query sees the sinks, too: one softmax over both.
+
+    far (B, H, T, E) are the queries, turned to the places where they stand as seen from the sinks. Not differentiable
+    in little memory: it is for reading.
+    """
+    tokens, seen, groups, first = q.shape[2], k.shape[2], k.shape[1], sinks.keys.shape[2]
+    share, found = q.shape[1] // groups, list[mx.array]()
+
+    def scores(q: mx.array, k: mx.array, visible: mx.array) -> mx.array:
+        """q (B, H, t, E), k (B, K, s, E), visible (1 or B, 1, t, s) -> (B, K, G t, s) in float32."""
+        rows = mx.unflatten(q, 1, (groups, share)).flatten(2, 3) * q.shape[-1] ** -0.5
+        return mx.where(mx.tile(visible, (1, 1, share, 1)), (rows @ k.swapaxes(2, 3)).astype(mx.float32), -mx.inf)
+
+    for start in range(0, tokens, BLOCK):
+        if found:  # as in `_in_blocks`
+            q = mx.depends([q], [found[-1]])[0]
+        part = slice(start, min(start + BLOCK, tokens))
+        begin, end = seen - tokens + part.start, seen - tokens + part.stop
+        at = slice(max(0, begin - window + 1), end)
+        near = _visible(begin, end, at.start, end, window)[None, None]
+        near = near if blank is None else near & ~blank[..., at]
+        far_scores = scores(far[:, :, part], sinks.keys, sinks.visible[:, :, part])
+        both = mx.concatenate([far_scores, scores(q[:, :, part], k[:, :, at], near)], axis=-1)
+        weights = mx.softmax(both, axis=-1, precise=True).astype(v.dtype)
+        out = weights[..., :first] @ sinks.values + weights[..., first:] @ v[:, :, at]
+        found.append(mx.unflatten(out, 2, (share, -1)).flatten(1, 2))
+    return mx.concatenate(found, axis=2)
 
 
 def _in_blocks(q: mx.array, k: mx.array, v: mx.array, window: int) -> mx.array:

@@ -86,14 +86,20 @@ class Neural(nn.Module):
     def logprobs(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         """(B, T) -> (B, T, V), natural logarithms."""
         self._check(ids, ids.shape[-1], memory)
+        if memory is not None:
+            self._lay_out()
         return _normal(self.logits(self.hidden(ids, memory)))
 
     def following(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         """(B, T) -> (B, V), after the last id alone, for ids known to be sound."""
+        self._lay_out()
+        return _normal(self.logits(self.hidden(ids, memory)[:, -1]))
+
+    def _lay_out(self) -> None:
+        """For writing, once."""
         if not (self.training or self._laid_out):
             lay_out(self, self.head()[0])
             self._laid_out = True
-        return _normal(self.logits(self.hidden(ids, memory)[:, -1]))
 
     def score(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         """(B, T) -> (B, T - 1); the logits of a few positions at a time."""

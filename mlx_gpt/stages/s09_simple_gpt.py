@@ -24,7 +24,8 @@ import numpy as np
 
 from mlx_gpt.descent import Dropout, Neural
 from mlx_gpt.errors import CheckpointError
-from mlx_gpt.memory import KVCache, Memory
+from mlx_gpt.kv_cache import KVCache, Layout
+from mlx_gpt.memory import Memory
 from mlx_gpt.model import Preset, Stage
 from mlx_gpt.recipe import Descent, Settings, setting
 from mlx_gpt.safetensors import read
@@ -104,7 +105,9 @@ class GPT(Neural):
 
     def memory(self, batch: int = 1) -> Memory:
         config = self.config
-        return KVCache(batch, config.layers, config.heads, config.width // config.heads, config.context)
+        dtype = self.norm.weight.dtype
+        width = config.width // config.heads
+        return KVCache(batch, Layout(config.layers, config.heads, width, config.context, dtype=dtype))
 
     def hidden(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         """(B, T) -> (B, T, D)."""

@@ -22,8 +22,10 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_gpt.descent import Neural
+from mlx_gpt.descent.attention import attention_with_sinks
 from mlx_gpt.errors import SettingError
-from mlx_gpt.memory import KVCache, Memory
+from mlx_gpt.kv_cache import KVCache, Layout
+from mlx_gpt.memory import Memory
 from mlx_gpt.model import Preset, Stage
 from mlx_gpt.recipe import Descent, Settings, setting
 
@@ -98,9 +100,14 @@ class Attention(nn.Module):
         q = self.query_norm(mx.unflatten(self.query(x), -1, (self.heads, -1))).swapaxes(1, 2)  # (B, H, T, E)
         k = self.key_norm(mx.unflatten(self.key(x), -1, (self.kv_heads, -1))).swapaxes(1, 2)  # (B, K, T, E)
         v = mx.unflatten(self.value(x), -1, (self.kv_heads, -1)).swapaxes(1, 2)
-        q, k = rotate(q, places, self.base), rotate(k, places, self.base)
+        unturned, q, k = q, rotate(q, places, self.base), rotate(k, places, self.base)
         if cache is not None:
             k, v = cache.extend(layer, k, v)  # (B, K, S, E)
+            sinks = cache.sinks(layer, tokens, self.window)
+            if sinks is not None:
+                far = rotate(unturned, sinks.places, self.base)
+                heads = attention_with_sinks(q, far, k, v, sinks, cache.sight(self.window), cache.blank(k.shape[2]))
+                return self.output(heads.swapaxes(1, 2).flatten(2))  # (B, T, D)
         share = self.heads // self.kv_heads
         k, v = mx.repeat(k, share, axis=1), mx.repeat(v, share, axis=1)  # (B, H, S, E)
         scores = q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1])  # (B, H, T, S)
@@ -113,7 +120,8 @@ class Attention(nn.Module):
         window, and where no token stands."""
         ask, answer = mx.arange(seen - tokens, seen)[:, None], mx.arange(seen)
         hidden = ask < answer
-        hidden = hidden | (ask - answer >= self.window) if self.window else hidden
+        window = self.window if cache is None else cache.sight(self.window)
+        hidden = hidden | (ask - answer >= window) if window else hidden
         blank = None if cache is None else cache.blank(seen)
         return hidden if blank is None else hidden | blank
 
@@ -161,7 +169,8 @@ class AdvancedGPT(Neural):
 
     def memory(self, batch: int = 1) -> Memory:
         config = self.config
-        return KVCache(batch, config.layers, config.kv_heads, head_width(config), config.context)
+        shape = (config.layers, config.kv_heads, head_width(config), config.context)
+        return KVCache(batch, Layout(*shape, rotary=True, dtype=self.norm.weight.dtype))
 
     def hidden(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         """(B, T) -> (B, T, D)."""

@@ -25,12 +25,13 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_gpt.descent import Neural
-from mlx_gpt.descent.attention import attention
+from mlx_gpt.descent.attention import attention, attention_with_sinks
 from mlx_gpt.descent.convolution import convolved
 from mlx_gpt.descent.exponential import sigmoid
-from mlx_gpt.descent.rotary import Rotation
+from mlx_gpt.descent.rotary import Rotation, turned_to
 from mlx_gpt.errors import SettingError
-from mlx_gpt.memory import KVCache, Memory
+from mlx_gpt.kv_cache import KVCache, Layout
+from mlx_gpt.memory import Memory
 from mlx_gpt.model import Preset, Stage
 from mlx_gpt.recipe import Descent, Settings, setting
 
@@ -83,11 +84,18 @@ class Attention(nn.Module):
         q = self.query_norm(mx.unflatten(self.query(x), -1, (self.heads, -1))).swapaxes(1, 2)  # (B, H, T, E)
         k = self.key_norm(mx.unflatten(self.key(x), -1, (self.kv_heads, -1))).swapaxes(1, 2)  # (B, K, T, E)
         v = mx.unflatten(self.value(x), -1, (self.kv_heads, -1)).swapaxes(1, 2)
-        q, k = turn.of(q, k)
-        if cache is not None:
+        unturned, (q, k) = q, turn.of(q, k)
+        if cache is None:
+            heads = attention(q, k, v, self.window)  # (B, H, T, E)
+        else:
             k, v = cache.extend(layer, k, v)  # (B, K, S, E)
-        blank = None if cache is None else cache.blank(k.shape[2])
-        heads = attention(q, k, v, self.window, blank)  # (B, H, T, E)
+            window, blank = cache.sight(self.window), cache.blank(k.shape[2])
+            sinks = cache.sinks(layer, x.shape[1], self.window)
+            if sinks is None:
+                heads = attention(q, k, v, window, blank)
+            else:
+                far = turned_to(unturned, sinks.places, self.base)
+                heads = attention_with_sinks(q, far, k, v, sinks, window, blank)
         return self.output(heads.swapaxes(1, 2).flatten(2))  # (B, T, D)
 
 
@@ -169,8 +177,9 @@ class M2GPT(Neural):
 
     def memory(self, batch: int = 1) -> Memory:
         config = self.config
-        tails = [(config.taps - 1, config.width)] * (2 * config.layers if config.taps else 0)
-        return KVCache(batch, config.layers, config.kv_heads, head_width(config), config.context, tails)
+        tails = ((config.taps - 1, config.width),) * (2 * config.layers if config.taps else 0)
+        shape = (config.layers, config.kv_heads, head_width(config), config.context)
+        return KVCache(batch, Layout(*shape, tails, rotary=True, dtype=self.norm.weight.dtype))
 
     def hidden(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         """(B, T) -> (B, T, D)."""

@@ -1,0 +1,86 @@
+"""How sure a score is: a bootstrap over units of text, never over tokens, and what follows from it for differences.
+
+A score is a ratio of sums, r = sum y_u / sum x_u, over units u (documents, or blocks of one): y bits, x bytes. Tokens
+of one unit share its subject and its style, so they are no independent witnesses; units are (Miller 2024, arXiv
+2411.00640, section 2). The standard error is that of the linearised ratio (Cochran 1977, section 2.11),
+
+    s^2 = U / (U - 1) sum (y_u - r x_u)^2 / (sum x_u)^2
+
+and how many of them the interval reaches is the 95 % quantile of |r* - r| / s* over resampled units: the symmetric
+studentised bootstrap (Hall 1988, J. R. Statist. Soc. B 50:35), which covers where the percentiles of r* fall short.
+A difference between two models is the same with y the difference of their bits unit by unit: paired.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+LEVEL = 0.95
+POWER = 0.8
+RESAMPLES = 2_000
+MOST = 5_000  # units that are drawn; of more, neighbours are put together
+DRAWN = 2**20  # units in memory at one time
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A ratio with its standard error, the half width of its 95 % interval (infinite where the units do not tell),
+    and the two-sided p-value of its being 0."""
+
+    value: float
+    error: float
+    margin: float
+    p: float
+
+
+def estimate(costs: np.ndarray, sizes: np.ndarray, seed: int = 0) -> Estimate | None:
+    """The ratio of the sums of costs (U,) and sizes (U,), any and positive. None for fewer than two units, or a cost
+    that is not finite."""
+    if len(costs) < 2 or not np.isfinite(costs).all():
+        return None
+    y, x = fewer(costs), fewer(sizes.astype(np.float64))
+    count, total = len(y), x.sum()
+    value = float(y.sum() / total)
+    left = y - value * x
+    error = float(np.sqrt(count / (count - 1) * (left**2).sum()) / total)
+    if error == 0:
+        return Estimate(value, 0.0, 0.0, 1.0 if value == 0 else 0.0)
+    chance, parts = np.random.default_rng(seed), []
+    for rows in np.array_split(np.arange(RESAMPLES), -(-RESAMPLES * count // DRAWN)):
+        drawn = chance.integers(0, count, (len(rows), count))
+        e, z = left[drawn], x[drawn]
+        whole = z.sum(axis=1)
+        shift = e.sum(axis=1) / whole  # r* - r
+        spread = np.sqrt(count / (count - 1) * ((e - shift[:, None] * z) ** 2).sum(axis=1)) / whole
+        parts.append(np.divide(abs(shift), spread, out=np.full(len(rows), np.inf), where=spread > 0))
+    strayed = np.sort(np.concatenate(parts))
+    reach = strayed[math.ceil(LEVEL * (RESAMPLES + 1)) - 1]
+    beyond = RESAMPLES - np.searchsorted(strayed, abs(value) / error)
+    return Estimate(value, error, float(reach * error), float((1 + beyond) / (1 + RESAMPLES)))
+
+
+def detectable(error: float) -> float:
+    """The least true difference that a two-sided test at 5 % finds in 80 % of such texts, from its standard error."""
+    normal = NormalDist()
+    return (normal.inv_cdf((1 + LEVEL) / 2) + normal.inv_cdf(POWER)) * error
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p-values (N,), each raised so that 0.05 is the chance of any false finding among all (Holm 1979)."""
+    raised, highest = [0.0] * len(p), 0.0
+    for rank, at in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        highest = max(highest, min(1.0, (len(p) - rank) * p[at]))
+        raised[at] = highest
+    return raised
+
+
+def fewer(values: np.ndarray) -> np.ndarray:
+    """At most MOST sums of neighbours."""
+    if len(values) <= MOST:
+        return values
+    return np.add.reduceat(values, np.arange(MOST) * len(values) // MOST)

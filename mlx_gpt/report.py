@@ -1,0 +1,81 @@
+"""Everything known of a ladder of runs as a page to open and to pass on: python -m mlx_gpt.report"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from mlx_gpt.door import Door, as_json, notice
+
+SEEDS = 4
+
+
+@click.command(cls=Door)
+@click.option(
+    "--runs",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Folder of the runs.",
+)
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Folder to write to.  [default: that of --runs]")
+@click.option("--data", multiple=True, metavar="PATH...", help="Text to score instead of the runs' held-out split.")
+@click.option("--prompt", "prompts", multiple=True, help="A beginning of samples; may be given more than once.")
+@click.option("--tokens", type=click.IntRange(1), default=256, show_default=True, help="The most tokens of a sample.")
+def main(runs: Path, output: Path | None, data: tuple[str, ...], prompts: tuple[str, ...], tokens: int) -> None:
+    """Write report.html, report.md and results.json of all runs in a folder.
+
+    The page shows the league table, the ladder, learning curves, one passage in the colours of each stage's surprise,
+    samples of the same prompts and seeds, and what of them is copied from the training text. It is one file that asks
+    no network for anything. Stages that are missing and runs that cannot be read are named. What results.json already
+    knows of a model is not computed again.
+
+    \b
+    python -m mlx_gpt.report
+    python -m mlx_gpt.report --runs runs --data other.txt --output other --prompt "Once upon a time"
+    """
+    from mlx_gpt.device import pick_device
+    from mlx_gpt.errors import CheckpointError, SettingError
+    from mlx_gpt.reporting import MARKDOWN, PAGE, RESULTS, kept
+    from mlx_gpt.reporting.asked import Asked
+    from mlx_gpt.reporting.collect import Collector
+    from mlx_gpt.reporting.markdown import markdown
+    from mlx_gpt.reporting.page import page
+    from mlx_gpt.sampling import Taste
+
+    if "-" in data:
+        raise SettingError("--data -: standard input can be read only once; name a file")
+    folder = runs if output is None else output
+    earlier = kept.read(folder / RESULTS, notice)
+    pick_device()
+    collector = Collector(runs, data, Asked(prompts, tuple(range(SEEDS)), tokens, Taste()), notice)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"--output {folder}: cannot be written ({error.strerror}); name another") from error
+    told = collector.collect(earlier, _show, lambda told: kept.write(folder / RESULTS, as_json(told)))
+    _show("")
+    text = as_json(told)
+    told = json.loads(text)  # the pages show what the file says, where what is infinite is null
+    kept.write(folder / RESULTS, text)
+    kept.write(folder / MARKDOWN, markdown(told))
+    kept.write(folder / PAGE, page(told))
+    if told["missing_stages"]:
+        notice(f"missing: stage {', '.join(map(str, told['missing_stages']))}")
+    for name, why in told["left_out"].items():
+        notice(f"left out: {name} ({why})")
+    for name in (PAGE, MARKDOWN, RESULTS):
+        click.echo(folder / name)
+
+
+def _show(said: str) -> None:
+    """What is being done, on a terminal; the last word is empty."""
+    if sys.stderr.isatty():
+        click.secho(f"\r{said:<70}" + ("" if said else "\r"), err=True, nl=False, dim=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""The report: everything that is known of a ladder of runs, as one plain dict, and that dict as pages.
+
+`collect` makes the dict (results.json), `markdown` and `page` show it. What is in it, by key, at VERSION:
+
+format, version, made  what the file is, and when it was made (ISO 8601, UTC)
+machine                names and versions of what it was made with, as text
+text                   the held-out text: key, source, bytes, documents, what is resampled, `sizes` (U,) of these units
+                       in bytes, `floor` (U,) in bits or null, reference_lines in bits per byte, passage, prompts
+asked                  prompts, seeds and tokens of the samples, and the `sampling` settings they were written with
+league, legend         the rows of the table as `mlx_gpt.compare --json` tells them, and what its signs mean
+runs                   each run by folder name: sha256 of its model, stage, name, title, remembers, `score` (nats (U,),
+                       tokens, seconds, context), `surprise` (pieces, bits), `samples`, `curve`, and `written`
+written                the same measures as there, of the held-out text itself
+missing_stages, left_out   what is not in it, and why
+"""
+
+FORMAT, VERSION = "mlx_gpt report", 1
+RESULTS, MARKDOWN, PAGE = "results.json", "report.md", "report.html"

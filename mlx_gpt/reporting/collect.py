@@ -1,0 +1,235 @@
+"""Runs and what an earlier report knows of them -> everything a report shows, as one dict; see the package for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlx_gpt import checkpoint, safetensors, stages
+from mlx_gpt.bootstrap import fewer
+from mlx_gpt.checkpoint import MODEL, Card, Checkpoint
+from mlx_gpt.corpus import units
+from mlx_gpt.corpus.corpus import training_text
+from mlx_gpt.corpus.documents import digest, files, named_paths
+from mlx_gpt.errors import CheckpointError, MlxGptError, SettingError
+from mlx_gpt.folder import LOG
+from mlx_gpt.heldout import Notice, Shared, floor, raw_bytes, reference_lines
+from mlx_gpt.league import Entry, cards_in, legend, rows
+from mlx_gpt.measure import Score, measure
+from mlx_gpt.plot import read_log
+from mlx_gpt.reporting import FORMAT, VERSION
+from mlx_gpt.reporting.asked import Asked, curve, excerpts, lengths, passage, prompts, samples, surprise
+from mlx_gpt.reporting.kept import Earlier
+from mlx_gpt.reporting.machine import machine
+from mlx_gpt.reporting.written import Copies, measures, training_pieces
+from mlx_gpt.tokenizer import WORD, Tokenizer
+
+
+class Collector:
+    """Asks every run what an earlier report does not know yet."""
+
+    def __init__(self, runs: Path, data: Sequence[str], asked: Asked, notice: Notice) -> None:
+        """`asked` without prompts: some are taken from the held-out text.
+
+        Raises CheckpointError where there are no runs, SettingError where they come from several texts.
+        """
+        self.folder, self.data, self.notice = runs, data, notice
+        self.cards, self.left_out = cards_in(runs)
+        if not self.cards:
+            said = "".join(f"; {name}: {why}" for name, why in self.left_out.items())
+            raise CheckpointError(f"{runs}: no trained runs here{said}; python scripts/train_all.py trains them")
+        corpora = {card.text: str(card.source) for card in self.cards.values()}
+        if len(corpora) > 1 and not data:
+            raise SettingError(
+                f"{runs}: trained on {len(corpora)} corpora or splits ({', '.join(corpora.values())}); "
+                "name one text for all with --data FILE"
+            )
+        self.asked = asked
+        self.key = next(iter(corpora))
+        if data:
+            with named_paths(data) as paths:
+                self.key = digest(files(paths))
+        self.texts = Shared(data, notice, name=len(corpora) > 1)
+        self.text: dict[str, Any] | None = None
+        self.excerpts: list[dict[str, Any]] = []  # of the held-out text, where they are to be measured
+        self.written: list[dict[str, Any]] | None = None
+        self.runs: list[dict[str, Any]] = []
+        self.tokenizers: dict[str, Tokenizer] = {}  # of the corpora of the runs that were asked
+
+    def collect(self, before: dict[str, Any], show: Notice, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        """Everything, as one dict; what is known already of the very same models and text is not asked again.
+
+        before  an earlier results.json, or nothing
+        show    is told what is being done
+        keep    is given what there is when something ends this early
+
+        Raises CheckpointError where no run can be read, DataError where the held-out text is gone.
+        """
+        known, waiting = self._known(before), []
+        for folder, card in self.cards.items():
+            try:
+                run = self._run(folder, card)
+            except CheckpointError as error:
+                self.left_out[folder.name] = str(error)
+                continue
+            run |= known.runs.get(run["sha256"], {})
+            if self.text is not None and self.written is not None and run.get("written") is not None:
+                self.runs.append(run)
+            else:
+                waiting.append(run)
+        asked = len(waiting)
+        try:
+            for number, run in enumerate(waiting, 1):
+                show(f"{number} of {asked}: {run['run']}")
+                self._ask(run)
+            show("looking for copies of the training text")
+            self._measure()
+        except BaseException:
+            if self.runs and self.tokenizers:
+                keep(self._told())
+            raise
+        if not self.runs:
+            raise CheckpointError(f"{self.folder}: no run can be read; {'; '.join(self.left_out.values())}")
+        return self._told()
+
+    def _known(self, before: dict[str, Any]) -> Earlier:
+        wanted = self.asked.json()
+        if not self.asked.prompts:
+            del wanted["prompts"]
+        try:
+            known = Earlier(before, self.key, wanted)
+        except (KeyError, TypeError, AttributeError, ValueError):
+            self.notice("the earlier report is damaged; everything is scored again")
+            known = Earlier({}, self.key, wanted)
+        self.text, self.written = known.text, known.written
+        if self.text is not None and not self.asked.prompts:
+            self.asked = dataclasses.replace(self.asked, prompts=tuple(self.text["prompts"]))
+        return known
+
+    def _run(self, folder: Path, card: Card) -> dict[str, Any]:
+        stage = stages.stage(card.stage)
+        log = folder / LOG
+        return {
+            "run": folder.name,
+            "sha256": safetensors.digest(folder / MODEL),
+            "stage": stage.number,
+            "name": stage.name,
+            "title": stage.title,
+            "remembers": stage.remembers,
+            "preset": card.preset,
+            "curve": curve(read_log(log) if log.is_file() else [], card.scores),
+        }
+
+    def _describe(self, trained: Checkpoint) -> str:
+        """The passage; before it, all that is to be known of the held-out text, by the first run that is asked."""
+        text, tokenizer = self.texts.of(trained), trained.tokenizer
+        if self.text is None:
+            parts = units(text, tokenizer)
+            spelled = tokenizer.kind != WORD  # words do not spell the text's bytes
+            lines = reference_lines(raw_bytes(text, tokenizer)) if spelled else {}
+            least = None
+            if trained.card.source.builtin and not self.data:
+                least = floor(raw_bytes(text, tokenizer))
+                lines["exact entropy"] = float(least.sum()) / text.bytes
+            shown = passage(text, tokenizer)
+            self.text = {
+                "key": self.key,
+                "source": " ".join(Path(name).name for name in self.data or trained.card.source.paths) or "stories",
+                "bytes": text.bytes,
+                "documents": len(text),
+                "resampled": str(parts),
+                "sizes": fewer(parts.sizes).tolist(),
+                "floor": None if least is None else fewer(least).tolist(),
+                "reference_lines": lines,
+                "passage": shown,
+                "prompts": list(prompts(text, tokenizer, shown)),
+            }
+        if not self.asked.prompts:
+            self.asked = dataclasses.replace(self.asked, prompts=tuple(self.text["prompts"]))
+        if self.written is None and not self.excerpts:
+            self.excerpts = excerpts(text, tokenizer, self.asked)
+        return str(self.text["passage"])
+
+    def _ask(self, run: dict[str, Any]) -> None:
+        """Score, surprise and samples of a run, but for what is known already."""
+        try:
+            trained = checkpoint.load(self.folder / run["run"])
+        except CheckpointError as error:
+            self.left_out[run["run"]] = str(error)
+            return
+        shown = self._describe(trained)
+        if "score" not in run:
+            text = self.texts.of(trained)
+            score = measure(trained.model, text, units=units(text, trained.tokenizer))
+            run["score"] = {
+                "nats": fewer(score.nats).tolist(),
+                "tokens": score.tokens,
+                "seconds": score.seconds,
+                "context": trained.model.memory().room,
+            }
+        if "surprise" not in run:
+            run["surprise"] = surprise(trained, shown)
+        if "samples" not in run:
+            run["samples"] = samples(trained, self.asked)
+        run["written"] = None
+        self.tokenizers[trained.card.corpus] = trained.tokenizer
+        self.runs.append(run)
+
+    def _measure(self) -> None:
+        """What can be told of new samples, each held against the text its own run was trained on."""
+        corpora, held_out = {folder.name: card.corpus for folder, card in self.cards.items()}, self.excerpts
+        for corpus, tokenizer in self.tokenizers.items():
+            members = [run for run in self.runs if run["written"] is None and corpora[run["run"]] == corpus]
+            texts = [each["text"] for run in members for each in run["samples"]] + [each["text"] for each in held_out]
+            found = Copies(texts)
+            copies: Copies | None = found
+            try:
+                found.look(training_pieces(training_text(corpus, tokenizer), tokenizer))
+            except (OSError, ValueError, EOFError, MlxGptError):
+                copies = None
+                self.notice("the cached training text is gone, so copies of it were not looked for")
+            for run in members:
+                for each in run["samples"]:
+                    each["copied"] = None if copies is None else copies.share([each["text"]])
+                    each["spans"] = [] if copies is None else copies.spans(each["text"])
+                run["written"] = _measured(lengths(self.asked, run["samples"]), copies)
+            if held_out:
+                self.written, held_out = _measured(lengths(self.asked, held_out), copies), []
+
+    def _told(self) -> dict[str, Any]:
+        assert self.text is not None
+        sizes = np.array(self.text["sizes"])
+        least = None if self.text["floor"] is None else np.array(self.text["floor"])
+        cards = {folder.name: card for folder, card in self.cards.items()}
+        entries = []
+        for run in self.runs:
+            kept = run["score"]
+            nats = np.array([math.inf if each is None else each for each in kept["nats"]])
+            score = Score(nats, sizes, kept["tokens"], kept["seconds"])
+            entries.append(Entry(run["run"], run["stage"], run["name"], cards[run["run"]], kept["context"], score))
+        table = rows(entries, least)
+        found = {run["stage"] for run in self.runs}
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "made": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": machine(),
+            "text": self.text,
+            "asked": self.asked.json(),
+            "league": table,
+            "legend": legend(table, self.text["resampled"]),
+            "runs": sorted(self.runs, key=lambda run: (run["stage"], run["run"])),
+            "written": self.written,
+            "missing_stages": [number for number in stages.numbers() if number not in found],
+            "left_out": {name: why.replace(f"{self.folder}/", "") for name, why in self.left_out.items()},
+        }
+
+
+def _measured(texts: dict[int, list[str]], copies: Copies | None) -> list[dict[str, Any]]:
+    return [{"tokens": length, **measures(each, copies)} for length, each in texts.items()]

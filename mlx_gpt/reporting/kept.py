@@ -1,0 +1,64 @@
+"""results.json as it is written and read again, so that nothing is scored twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mlx_gpt.errors import CheckpointError
+from mlx_gpt.replacing import replacing
+from mlx_gpt.reporting import FORMAT, VERSION
+
+
+class Earlier:
+    """What an earlier report of the same text knows of models, by the SHA-256 of their files."""
+
+    def __init__(self, told: dict[str, Any], key: str, asked: dict[str, Any]) -> None:
+        """`asked` may lack prompts: then those of the earlier report hold.
+
+        Raises ValueError, KeyError or TypeError where something is not as a report tells it.
+        """
+        self.text: dict[str, Any] | None = None
+        self.written: list[dict[str, Any]] | None = None
+        self.runs: dict[str, dict[str, Any]] = {}
+        if not told or told["text"]["key"] != key:
+            return
+        self.text = told["text"]
+        same = told["asked"] == told["asked"] | asked
+        self.written = told["written"] if same else None
+        for run in told["runs"]:
+            nats, (pieces, bits) = run["score"]["nats"], (run["surprise"][name] for name in ("pieces", "bits"))
+            if len(nats) != len(told["text"]["sizes"]) or len(pieces) != len(bits):
+                raise ValueError("lists that do not fit")
+            if not all(each is None or type(each) in (int, float) for each in [*nats, *bits]):
+                raise ValueError("numbers that are none")
+            names = ("score", "surprise", "samples", "written") if same else ("score", "surprise")
+            self.runs[run["sha256"]] = {name: run[name] for name in names}
+
+
+def read(path: Path, notice: Callable[[str], None]) -> dict[str, Any]:
+    """An earlier results.json; empty where there is none, or one of another version, which a notice tells.
+
+    Raises CheckpointError for a file that is something else, which must not be replaced.
+    """
+    if not path.exists():
+        return {}
+    try:
+        told = json.loads(path.read_bytes())
+        ours = told["format"] == FORMAT
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        ours = False
+    if not ours:
+        raise CheckpointError(f"{path}: in the way, and no report of mlx_gpt; move it or name another folder, --output")
+    if told.get("version") != VERSION:
+        notice(f"{path}: of another version of mlx_gpt; everything is scored again")
+        return {}
+    return dict(told)
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a file whole or not at all. Raises CheckpointError where the disk refuses."""
+    with replacing(path) as file:
+        file.write(text.encode())

@@ -1,0 +1,110 @@
+"""A report as Markdown: tables and a few lines, for terminals and repositories."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mlx_gpt.league import ALPHA
+from mlx_gpt.reporting.words import count, excerpt, megabytes, percent, signed, time, with_margin
+
+Told = dict[str, Any]
+
+
+def markdown(told: Told) -> str:
+    """The whole report but for the pictures and the passage."""
+    text = told["text"]
+    parts = [
+        "# Report of the ladder",
+        f"{text['bytes']:,} bytes in {text['documents']:,} documents of {_plain(text['source'])}; {told['made']}.",
+        *map(_plain, gaps(told)),
+        "## League table",
+        _league(told),
+        "\n".join(f"- {_plain(line)}" for line in told["legend"]),
+        "## Surprise of one passage",
+        _passage(told),
+        "## Written text",
+        _written(told),
+        "## Samples",
+        *(_samples(told, at) for at in range(len(told["asked"]["prompts"]))),
+        "## Machine and versions",
+        _table(["", ""], [[name, value] for name, value in told["machine"].items()]),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def gaps(told: Told) -> list[str]:
+    """What is missing and what was left out, in words."""
+    said = []
+    if told["missing_stages"]:
+        said.append(f"Missing: stage {', '.join(map(str, told['missing_stages']))}.")
+    said += [f"Left out: {name} ({why})." for name, why in told["left_out"].items()]
+    return said
+
+
+def _league(told: Told) -> str:
+    head = ["stage", "name", "bits/byte", "to the stage before", "parameters", "trained", "tokens/s", "memory"]
+    free = sorted(((bits, name) for name, bits in told["text"]["reference_lines"].items()), reverse=True)
+    rows = [["", f"*{name}*", f"{bits:.4f}", "", "", "", "", ""] for bits, name in free]
+    for row in told["league"]:
+        found = row["difference"]
+        less = ""
+        if found:
+            less = with_margin(found["value"], found["margin"], signed) + (" *" if found["p_holm"] < ALPHA else "")
+        rows.append(
+            [
+                str(row["stage"] or ""),
+                row["name"] + ("" if row["finished"] else " …"),
+                with_margin(row["bits_per_byte"], row["margin"]),
+                less,
+                count(row["parameters"]),
+                time(row["seconds"]),
+                count(row["train_tokens_per_second"]),
+                megabytes(row["peak_memory"]),
+            ]
+        )
+    return _table(head, rows)
+
+
+def _passage(told: Told) -> str:
+    shown, rows = told["text"]["passage"], []
+    for run in told["runs"]:
+        bits = sum(run["surprise"]["bits"]) if None not in run["surprise"]["bits"] else None
+        per_byte = None if bits is None else bits / max(1, len(shown.encode()))
+        name = f"{run['stage']} {run['name']}"
+        rows.append([name, "∞" if bits is None else f"{bits:,.0f}", "∞" if per_byte is None else f"{per_byte:.3f}"])
+    quoted = "\n".join(f"> {_plain(line)}  " for line in shown.splitlines())
+    return f"{quoted}\n\n" + _table(["stage", "bits", "bits/byte"], rows)
+
+
+def _written(told: Told) -> str:
+    head = ["stage", "tokens", "distinct-1", "distinct-2", "distinct-3", "repetition", "copied 8-grams"]
+    names = ("distinct_1", "distinct_2", "distinct_3", "repetition", "copied")
+    rows, each_run = [], [(f"{run['stage']} {run['name']}", run["written"]) for run in told["runs"]]
+    for name, each in [("*held-out text*", told["written"]), *each_run]:
+        rows += [[name, str(at["tokens"]), *(percent(at[key]) for key in names)] for at in each or ()]
+    return _table(head, rows)
+
+
+def _samples(told: Told, at: int) -> str:
+    prompt, parts = told["asked"]["prompts"][at], []
+    parts.append(f"### {'Without a prompt' if not prompt else f'“{_plain(excerpt(prompt, 60))}”'}")
+    rows = []
+    for run in told["runs"]:
+        each = next(each for each in run["samples"] if each["prompt"] == at)
+        rows.append([f"{run['stage']} {run['name']}", percent(each["copied"]), excerpt(each["text"], 300)])
+    return "\n\n".join([*parts, _table(["stage", "copied", f"seed {told['asked']['seeds'][0]}"], rows)])
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(said: str) -> str:
+    return _plain(" ".join(said.split())).replace("|", "\\|")
+
+
+def _plain(said: str) -> str:
+    """Nothing that a page would take for HTML."""
+    return said.replace("&", "&amp;").replace("<", "&lt;")

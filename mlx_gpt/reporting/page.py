@@ -1,0 +1,169 @@
+"""A report as one HTML file: style, script, pictures and data are in it, and its policy forbids every request.
+
+The policy names the SHA-256 of the one script and the one style sheet, so nothing else in the file can run, whatever
+a run's text holds.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable
+from html import escape
+from importlib import resources
+from string import Template
+from typing import Any
+
+from mlx_gpt.league import ALPHA
+from mlx_gpt.reporting.figures import AXES, curves, ladder
+from mlx_gpt.reporting.markdown import gaps
+from mlx_gpt.reporting.words import bits, count, megabytes, percent, signed, time, with_margin
+
+Told = dict[str, Any]
+WIDTHS = {"wide": 760, "narrow": 328}  # pixels of a picture, of which the style sheet shows one
+COLUMNS = (
+    ("stage", ""),
+    ("bits/byte", "bits per raw byte of the held-out text, ± its 95 % interval"),
+    ("to the stage before", "difference in bits per byte, paired on the same parts of the text"),
+    ("over floor", "bits per byte above the exact entropy of the text"),
+    ("seeds", "runs that differ in their seed alone, ± the standard deviation of their scores"),
+    ("parameters", ""),
+    ("trained", "time of training"),
+    ("tokens/s", "in training"),
+    ("memory", "the most that training held"),
+)
+FIGURES = (
+    ("distinct_1", "distinct-1", "different words as a share of all"),
+    ("distinct_2", "distinct-2", "different pairs of words as a share of all"),
+    ("distinct_3", "distinct-3", "different triples of words as a share of all"),
+    ("repetition", "repetition", "4-grams of words that stood before in the same text"),
+    ("copied", "copied", "8-grams of words that also stand in the training text"),
+)
+
+
+def page(told: Told) -> str:
+    """The whole report."""
+    style, script = _read("page.css"), _read("page.js")
+    text, machine = told["text"], told["machine"]
+    named = {
+        "policy": f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; base-uri 'none'",
+        "style": style,
+        "script": script,
+        "data": json.dumps(_data(told), ensure_ascii=False).replace("<", "\\u003c"),
+        "source": escape(text["source"]),
+        "made": escape(told["made"]),
+        "lead": escape(_lead(told)),
+        "gaps": "".join(f'<p class="gap">{escape(said)}</p>' for said in gaps(told)),
+        "league": _league(told),
+        "legend": "".join(f"<li>{escape(said)}</li>" for said in told["legend"]),
+        "ladder": _both(lambda width: ladder(told["league"], text["reference_lines"], width)),
+        "curves": "".join(_curves(told, axis) for axis in AXES),
+        "written": _written(told),
+        "machine": "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in machine.items()),
+    }
+    return Template(_read("page.html")).substitute(named)
+
+
+def _read(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _both(draw: Callable[[int], str]) -> str:
+    return "".join(f'<div class="{name}">{draw(width)}</div>' for name, width in WIDTHS.items())
+
+
+def _curves(told: Told, axis: str) -> str:
+    drawn = _both(lambda width: curves(_first(told), axis, width))
+    return f'<div data-axis="{axis}">{drawn}</div>'
+
+
+def _first(told: Told) -> list[dict[str, Any]]:
+    """The runs that stand for a row of the table."""
+    first = [row["run"] for row in told["league"]]
+    return [run for run in told["runs"] if run["run"] in first]
+
+
+def _data(told: Told) -> dict[str, Any]:
+    """What the script shows: surprise and samples, and no more of each run than that."""
+    kept = ("run", "stage", "name", "title", "remembers", "surprise", "samples")
+    return {
+        "runs": [{name: run[name] for name in kept} for run in _first(told)],
+        "asked": told["asked"],
+        "bytes": len(told["text"]["passage"].encode()),
+    }
+
+
+def _lead(told: Told) -> str:
+    """One sentence on what came out."""
+    scored = [row for row in told["league"] if row["bits_per_byte"] is not None]
+    said = f"{told['text']['bytes']:,} bytes held out of {told['text']['source']}"
+    if not scored:
+        return said + "."
+    best = min(scored, key=lambda row: row["bits_per_byte"])
+    name = f"stage {best['stage']} {best['name']}"
+    return f"{said}; {name} needs the least, {with_margin(best['bits_per_byte'], best['margin'])} bits per byte."
+
+
+def _league(told: Told) -> str:
+    """The table; every cell has the number it is sorted by."""
+    rows = [_row(row) for row in told["league"]]
+    free = told["text"]["reference_lines"].items()
+    rows += [{"stage": (name, None), "bits/byte": (f"{value:.4f}", value)} for name, value in free]
+    columns = [(name, said) for name, said in COLUMNS if any(row.get(name, ("",))[0] for row in rows)]
+    head = "".join(
+        f'<th scope="col"{f" title={chr(34)}{escape(said)}{chr(34)}" if said else ""}><button>{name}</button></th>'
+        for name, said in columns
+    )
+    body = []
+    for at, row in enumerate(rows):
+        kind = "" if at < len(told["league"]) else ' class="free"'
+        cells = []
+        for name, _ in columns:
+            said, value = row.get(name, ("", None))
+            tag, scope = ("th", ' scope="row"') if name == "stage" else ("td", "")
+            cells.append(f'<{tag}{scope} data-value="{"" if value is None else value}">{escape(said)}</{tag}>')
+        body.append(f"<tr{kind}>{''.join(cells)}</tr>")
+    return f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody>"
+
+
+def _row(row: dict[str, Any]) -> dict[str, tuple[str, float | None]]:
+    found, excess, spread = row["difference"], row["excess"], row["seed_spread"]
+    name = f"{row['stage'] or ''} {row['name']}{'' if row['finished'] else ' …'}"
+    less = ""
+    if found:
+        less = with_margin(found["value"], found["margin"], signed) + (" *" if found["p_holm"] < ALPHA else "")
+    return {
+        "stage": (name, row["stage"]),
+        "bits/byte": (with_margin(row["bits_per_byte"], row["margin"]), row["bits_per_byte"]),
+        "to the stage before": (less, found and found["value"]),
+        "over floor": ("" if excess is None else bits(excess["value"]), excess and excess["value"]),
+        "seeds": ("" if spread is None else f"{len(row['seeds'])} ± {spread:.4f}", spread),
+        "parameters": (count(row["parameters"]), row["parameters"]),
+        "trained": (time(row["seconds"]), row["seconds"]),
+        "tokens/s": (count(row["train_tokens_per_second"]), row["train_tokens_per_second"]),
+        "memory": (megabytes(row["peak_memory"]), row["peak_memory"]),
+    }
+
+
+def _written(told: Told) -> str:
+    """The table of what can be told of samples by counting, by length."""
+    head = "".join(
+        f'<th scope="col" title="{escape(said)}"><button>{name}</button></th>'
+        for name, said in (("stage", ""), ("tokens", "of each text, at most"), *(each[1:] for each in FIGURES))
+    )
+    body = []
+    named = [("held-out text", None, told["written"], ' class="free"')]
+    named += [(f"{run['stage']} {run['name']}", run["stage"], run["written"], "") for run in _first(told)]
+    for name, stage, measured, kind in named:
+        for each in measured or ():
+            cells = f'<th scope="row" data-value="{stage or ""}">{escape(name)}</th>'
+            cells += f'<td data-value="{each["tokens"]}">{each["tokens"]}</td>'
+            for key, _, _ in FIGURES:
+                cells += f'<td data-value="{"" if each[key] is None else each[key]}">{percent(each[key])}</td>'
+            body.append(f"<tr{kind}>{cells}</tr>")
+    return f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody>"

@@ -1,0 +1,55 @@
+"""Figures as a reader wants them; nothing for None."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+
+def bits(value: float | None) -> str:
+    """Four digits, or that it is impossible."""
+    return "∞" if value is None or not math.isfinite(value) else f"{value:.4f}"
+
+
+def signed(value: float) -> str:
+    """With its sign."""
+    return f"{value:+.4f}".replace("-", "−")
+
+
+def with_margin(value: float | None, margin: float | None, form: Callable[[float], str] = bits) -> str:
+    """A figure and the half width of its interval, where that is known."""
+    if value is None or not math.isfinite(value):
+        return bits(value)
+    return form(value) + (f" ± {margin:.4f}" if margin is not None and math.isfinite(margin) else "")
+
+
+def count(value: float | None) -> str:
+    """A number of things."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value < 1e6 else f"{value / 1e6:,.2f} M"
+
+
+def time(value: float | None) -> str:
+    """Seconds, minutes or hours."""
+    if value is None:
+        return ""
+    if value < 120:
+        return f"{value:,.1f} s"
+    return f"{value / 60:,.1f} min" if value < 7_200 else f"{value / 3_600:,.1f} h"
+
+
+def megabytes(value: float | None) -> str:
+    """Bytes."""
+    return "" if value is None else f"{value / 1e6:,.0f} MB"
+
+
+def percent(share: float | None) -> str:
+    """A share, 0 to 1."""
+    return "" if share is None else f"{100 * share:.1f} %"
+
+
+def excerpt(text: str, most: int) -> str:
+    """A text in one line, no longer than that."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 1] + "…"

@@ -1,0 +1,434 @@
+"""The report: what is counted of written text, what is asked of runs only once, and the page as a browser shows it."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import CHROMIUM, Browser
+from click.testing import CliRunner, Result
+
+from mlx_gpt import checkpoint, stages
+from mlx_gpt import report as door
+from mlx_gpt.checkpoint import Card
+from mlx_gpt.corpus import Corpus
+from mlx_gpt.reporting import collect, figures
+from mlx_gpt.reporting.asked import beginning, curve
+from mlx_gpt.reporting.markdown import markdown
+from mlx_gpt.reporting.page import page
+from mlx_gpt.reporting.written import Copies, distinct, repetition, training_pieces
+
+TOKENS = 12
+
+
+def save(number: int, model: object, corpus: Corpus, folder: Path) -> Path:
+    """A run folder as a finished training leaves it, but for the pictures."""
+    stage = stages.stage(number)
+    run = folder / stage.run
+    run.mkdir(parents=True)
+    scores = {"bits_per_byte": 2.0, "parameters": 10.0**number, "seconds": 1.5 * number, "train_tokens": 1e5}
+    about = (corpus.tokenizer.vocab_size, corpus.source, corpus.digest, corpus.text, 1, True, scores)
+    card = Card(number, "tiny", stage.tiny.config, stage.tiny.recipe, *about)
+    checkpoint.save(run / "model.safetensors", model, corpus.tokenizer, card)
+    lines = [{"step": 0, "tokens": 0, "seconds": 0.0}]
+    if number > 4:
+        steps = range(1, 300)
+        lines = [{"step": s, "bits_per_byte": 4 - s / 200, "tokens": 64 * s, "seconds": s / 10} for s in steps]
+    lines.append({"step": 299 if number > 4 else 1, "valid_bits_per_byte": 2.0 + 1 / number})
+    (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run
+
+
+@pytest.fixture(scope="module")
+def runs(rough, corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reported")
+    for number in stages.numbers():
+        save(number, rough(number), corpus, folder)
+    return folder
+
+
+def walk(*args: object) -> Result:
+    return CliRunner().invoke(door.main, [str(arg) for arg in args], prog_name="report")
+
+
+@pytest.fixture(scope="module")
+def told(runs: Path) -> dict:
+    result = walk("--runs", runs, "--tokens", TOKENS)
+    assert result.exit_code == 0, result.output
+    return json.loads((runs / "results.json").read_text())
+
+
+# what is counted of written text
+
+
+def test_distinct_n_is_the_share_of_different_ngrams_over_all_texts() -> None:
+    # words: the cat the cat | the dog; pairs: the-cat cat-the the-cat | the-dog, of which three differ
+    assert distinct(["the cat the cat", "the dog"], 1) == 3 / 6
+    assert distinct(["the cat the cat", "the dog"], 2) == 3 / 4
+    assert distinct(["one"], 2) is None
+
+
+def test_repetition_counts_within_a_text_only() -> None:
+    # a b c d a b c d a has six 4-grams: abcd bcda cdab dabc abcd bcda, two of them again
+    assert repetition(["a b c d a b c d a"]) == pytest.approx(2 / 6)
+    assert repetition(["a b c d", "a b c d"]) == 0
+    assert repetition(["a b c"]) is None
+
+
+def test_copies_are_found_word_by_word_whatever_the_spacing() -> None:
+    text = "New: one two three four five six seven eight nine! And done."
+    copies = Copies([text])
+    copies.look(["zero one two three four\nfive  six seven eight nine. Other words follow it here"])
+    # words of text: New : one … nine ! And done . = 2 + 9 + 4 = 15, so 8 8-grams; copied are one…eight and two…nine
+    assert copies.share([text]) == 2 / 8
+    assert copies.spans(text) == [[text.index("one"), text.index("!")]]
+    assert copies.share(["too short"]) is None
+
+
+def test_unknown_words_and_ends_of_documents_are_no_copies() -> None:
+    copies = Copies(["a b c d e f g h"])
+    copies.look(["a b c d x e f g h", "a b c d\0e f g h"])
+    assert copies.share(["a b c d e f g h"]) == 0
+
+
+def test_all_of_the_training_text_is_looked_at(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlx_gpt.reporting.written.CHUNK", 1_000)
+    documents = [corpus.tokenizer.decode(corpus.train.document(at)) for at in range(0, len(corpus.train), 7)]
+    copies = Copies(documents)
+    copies.look(training_pieces(corpus.train, corpus.tokenizer))
+    assert copies.share(documents) == 1
+    held_out = [corpus.tokenizer.decode(corpus.test.document(at)) for at in range(len(corpus.test))]
+    others = Copies(held_out)
+    others.look(training_pieces(corpus.train, corpus.tokenizer))
+    assert others.share(held_out) < 0.9
+
+
+def test_a_beginning_ends_with_a_word() -> None:
+    assert beginning("short", 30) == "short"
+    assert beginning("one two three", 9) == "one two"
+    assert beginning("a line\nb", 7) == "a line"
+    assert beginning("é" * 10, 5) == "éé"
+
+
+# what is collected
+
+
+def test_a_report_tells_every_stage(told: dict) -> None:
+    assert [row["stage"] for row in told["league"]] == stages.numbers() == [run["stage"] for run in told["runs"]]
+    assert told["missing_stages"] == [] and told["left_out"] == {}
+    for run in told["runs"]:
+        assert "".join(run["surprise"]["pieces"]) == told["text"]["passage"]
+        assert {(each["prompt"], each["seed"]) for each in run["samples"]} == {
+            (p, s) for p in range(3) for s in range(4)
+        }
+        assert [each["tokens"] for each in run["written"]] == [TOKENS // 4, TOKENS]
+        assert all(each["tokens"] <= TOKENS for each in run["samples"])
+    # a unigram forgets: a token costs the same wherever it stands
+    unigram = told["runs"][0]["surprise"]
+    cost = dict(zip(unigram["pieces"], unigram["bits"], strict=True))
+    assert unigram["bits"] == [cost[piece] for piece in unigram["pieces"]]
+
+
+def test_scores_are_those_of_compare(told: dict, runs: Path) -> None:
+    from mlx_gpt import compare
+
+    result = CliRunner().invoke(compare.main, ["--runs", str(runs), "--json"])
+    theirs = json.loads(result.stdout)
+    for mine, row in zip(told["league"], theirs["runs"], strict=True):
+        assert mine["bits_per_byte"] == pytest.approx(row["bits_per_byte"], rel=1e-9)
+        assert mine["margin"] == pytest.approx(row["margin"], rel=1e-9)
+    assert told["text"]["reference_lines"] == theirs["reference_lines"]
+
+
+def test_nothing_is_asked_twice(told: dict, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(checkpoint, "load", never)
+    assert walk("--runs", runs, "--tokens", TOKENS).exit_code == 0
+    again = json.loads((runs / "results.json").read_text())
+    assert {**again, "made": ""} == {**told, "made": ""}
+
+
+def test_a_run_that_changed_is_asked_alone(
+    told: dict, runs: Path, rough, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(runs, folder)
+    shutil.rmtree(folder / stages.stage(9).run)
+    model = rough(9)
+    changed = {name: np.array(array) for name, array in model.arrays().items()}
+    first = next(iter(changed))
+    changed[first] = changed[first] + 1
+    monkeypatch.setattr(type(model), "arrays", lambda self: changed)
+    save(9, model, corpus, folder)
+    monkeypatch.undo()
+    loaded, load = [], checkpoint.load
+    monkeypatch.setattr(checkpoint, "load", lambda run: loaded.append(run.name) or load(run))
+    assert walk("--runs", folder, "--tokens", TOKENS).exit_code == 0
+    again = json.loads((folder / "results.json").read_text())
+    assert loaded == [stages.stage(9).run]
+    same = [mine == theirs for mine, theirs in zip(again["runs"], told["runs"], strict=True)]
+    assert same == [number != 9 for number in stages.numbers()]
+
+
+def test_what_was_computed_before_an_interruption_is_kept(runs: Path, tmp_path: Path, told: dict, monkeypatch) -> None:
+    load, loaded = checkpoint.load, []
+
+    def third_is_interrupted(run: Path) -> object:
+        loaded.append(run.name)
+        if len(loaded) == 3:
+            raise KeyboardInterrupt
+        return load(run)
+
+    monkeypatch.setattr(checkpoint, "load", third_is_interrupted)
+    assert walk("--runs", runs, "--tokens", TOKENS, "--output", tmp_path).exit_code == 130
+    kept = json.loads((tmp_path / "results.json").read_text())
+    assert [run["stage"] for run in kept["runs"]] == [1, 2] and not (tmp_path / "report.html").exists()
+    scored = []
+    monkeypatch.setattr(checkpoint, "load", load)
+    measure = collect.measure
+    monkeypatch.setattr(collect, "measure", lambda *args, **more: scored.append(1) or measure(*args, **more))
+    assert walk("--runs", runs, "--tokens", TOKENS, "--output", tmp_path).exit_code == 0
+    whole = json.loads((tmp_path / "results.json").read_text())
+    assert len(scored) == 9
+    assert [row["bits_per_byte"] for row in whole["league"]] == [row["bits_per_byte"] for row in told["league"]]
+    assert whole["written"] == told["written"]
+
+
+def test_what_is_missing_or_damaged_is_said(runs: Path, tmp_path: Path, told: dict) -> None:
+    folder = tmp_path / "partial"
+    for number in (1, 4):
+        shutil.copytree(runs / stages.stage(number).run, folder / stages.stage(number).run)
+    shutil.copy(runs / "results.json", folder)
+    whole = (folder / stages.stage(4).run / "model.safetensors").read_bytes()
+    (folder / "damaged").mkdir()
+    (folder / "damaged" / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    (folder / "begun").mkdir()
+    (folder / "begun" / "log.jsonl").write_text('{"step": 0}\n{"ste')
+    result = walk("--runs", folder, "--tokens", TOKENS)
+    assert result.exit_code == 0, result.output
+    partial = json.loads((folder / "results.json").read_text())
+    assert partial["missing_stages"] == [2, 3, 5, 6, 7, 8, 9, 10, 11]
+    assert partial["left_out"].keys() == {"damaged", "begun"}
+    for name in ("report.md", "report.html"):
+        text = (folder / name).read_text()
+        assert "Missing: stage 2, 3, 5, 6, 7, 8, 9, 10, 11" in text
+        assert "truncated" in text and "no model yet" in text and str(tmp_path) not in text
+
+
+def test_other_files_are_not_replaced(runs: Path, tmp_path: Path) -> None:
+    for content in ("{}", "[1]", "half of a {"):
+        (tmp_path / "results.json").write_text(content)
+        result = walk("--runs", runs, "--output", tmp_path)
+        assert result.exit_code == 2 and "in the way" in result.output and result.output.count("\n") == 1
+        assert (tmp_path / "results.json").read_text() == content
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_runs_of_different_texts_are_refused(runs: Path, corpus: Corpus, rough, tmp_path: Path) -> None:
+    import dataclasses
+
+    folder = tmp_path / "mixed"
+    save(1, rough(1), corpus, folder)
+    save(2, rough(2), dataclasses.replace(corpus, text="another"), folder)
+    result = walk("--runs", folder)
+    assert result.exit_code == 2 and "--data FILE" in result.output and result.output.count("\n") == 1
+
+
+def test_another_text_is_scored_and_remembered(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, other = tmp_path / "some", tmp_path / "other.txt"
+    for number in (1, 2):
+        shutil.copytree(runs / stages.stage(number).run, folder / stages.stage(number).run)
+    other.write_text("A text that nobody was trained on. It has two lines.\nThis is the second one of them.\n")
+    asked = ("--runs", folder, "--data", other, "--tokens", 4, "--prompt", "Once", "--prompt", "It")
+    assert walk(*asked).exit_code == 0
+    told = json.loads((folder / "results.json").read_text())
+    assert told["text"]["bytes"] == len(other.read_bytes()) and told["text"]["source"] == "other.txt"
+    assert told["text"]["passage"] == other.read_text()
+    assert told["asked"]["prompts"] == ["Once", "It"]
+    scored = []
+    measure = collect.measure
+    monkeypatch.setattr(collect, "measure", lambda *args, **more: scored.append(1) or measure(*args, **more))
+    assert walk(*asked, "--prompt", "A third").exit_code == 0
+    assert scored == []  # other samples, the same scores
+    other.write_text(other.read_text() + "It has changed.\n")
+    assert walk(*asked).exit_code == 0
+    assert len(scored) == 2
+
+
+def test_without_the_training_text_nothing_is_called_a_copy(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(collect, "training_text", gone)
+    shutil.copytree(runs / stages.stage(4).run, tmp_path / "4")
+    result = walk("--runs", tmp_path, "--tokens", 30)
+    assert result.exit_code == 0 and "copies of it were not looked for" in result.output
+    told = json.loads((tmp_path / "results.json").read_text())
+    assert [each["copied"] for each in told["runs"][0]["written"]] == [None, None]
+    assert (tmp_path / "report.html").exists() and (tmp_path / "report.md").exists()
+
+
+def test_a_counting_stage_is_one_point_of_the_curves() -> None:
+    from mlx_gpt.plot import Line
+
+    assert curve([Line(0, tokens=0.0), Line(1, valid_bits_per_byte=2.5)], {"train_tokens": 9.0, "seconds": 3.0}) == {
+        "train": [],
+        "valid": [[9.0, 3.0, 2.5]],
+    }
+    assert curve([], {}) == {"train": [], "valid": []}
+
+
+# what is shown
+
+
+def test_hostile_text_stays_text(told: dict) -> None:
+    evil = "</script><script>alert(1)</script><img src=x onerror=alert(1)>$data"
+    hostile = json.loads(json.dumps(told))
+    hostile["runs"][0]["name"] = hostile["league"][0]["name"] = hostile["text"]["source"] = evil
+    hostile["runs"][0]["samples"][0]["text"] = hostile["text"]["passage"] = evil
+    hostile["left_out"] = {evil: evil}
+    shown = page(hostile)
+    assert shown.count("<script") == 2 and "<img" not in shown
+    assert "<img" not in markdown(hostile) and "<script" not in markdown(hostile)
+
+
+def test_an_infinite_cost_leaves_all_files_readable(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never = {"pieces": ["a", "b"], "bits": [1.0, np.inf]}
+    monkeypatch.setattr(collect, "surprise", lambda *_: never)
+    shutil.copytree(runs / stages.stage(1).run, tmp_path / "1")
+    assert walk("--runs", tmp_path, "--tokens", 4).exit_code == 0
+    data = re.search(r'id="data">(.*?)</script>', (tmp_path / "report.html").read_text(), re.DOTALL)
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    assert json.loads(data[1], parse_constant=refuse)["runs"][0]["surprise"]["bits"] == [1.0, None]
+
+
+def test_what_is_impossible_is_shown_as_such(told: dict) -> None:
+    changed = json.loads(json.dumps(told))
+    changed["league"][3] |= {"bits_per_byte": None, "margin": None, "difference": None}
+    changed["runs"][3]["surprise"]["bits"][2] = None
+    assert "∞" in page(changed) and "∞" in markdown(changed)
+
+
+def test_labels_do_not_lie_upon_each_other() -> None:
+    places = figures._apart([50.0, 51.0, 52.0, 10.0, 99.0], 13, 0, 100)
+    assert np.diff(sorted(places)).min() >= 13 and max(places) <= 100
+    assert sorted(range(5), key=places.__getitem__) == [3, 0, 1, 2, 4]
+
+
+def test_the_page_asks_for_nothing(told: dict) -> None:
+    shown = page(told)
+    assert len(shown) < 5e6
+    assert not re.search(r"""(?:src|href)=["'](?!#)|url\((?!#)|@import|fetch\(|https?://""", shown)
+
+
+# in a browser
+
+
+@pytest.fixture(scope="module")
+def browser(told: dict, runs: Path):
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here")
+    with Browser() as opened:
+        opened.open((runs / "report.html").as_uri())
+        yield opened
+
+
+def test_it_opens_without_a_request_or_an_error(browser: Browser, runs: Path) -> None:
+    assert browser.requests == [(runs / "report.html").as_uri()]
+    assert browser.errors == []
+    assert browser.value("document.querySelectorAll('#sample-cards article').length") == 11
+    assert browser.value("getComputedStyle(document.querySelector('.h7, .h6, .h5')).backgroundColor").startswith(
+        "rgba("
+    )
+
+
+def test_the_policy_stops_a_request(browser: Browser, told: dict) -> None:
+    before = len(browser.requests)
+    refused = "fetch('http://127.0.0.1:9/').then(() => 'sent', () => 'refused')"
+    assert browser.value(refused) == "refused"
+    assert len(browser.requests) == before
+    browser.errors.clear()
+
+
+def test_the_slider_goes_from_stage_to_stage_by_arrow_keys(browser: Browser, told: dict) -> None:
+    name = "document.getElementById('stage-name').textContent"
+    colours = "[...document.querySelectorAll('#passage span')].map(span => span.className).join()"
+    browser.value("document.getElementById('stage').focus()")
+    browser.key("Home")
+    seen = []
+    for run in told["runs"]:
+        bits = sum(run["surprise"]["bits"])
+        assert browser.value(name).startswith(f"{run['stage']} {run['name']}: {bits:.0f} bits")
+        assert browser.value("document.getElementById('passage').textContent") == told["text"]["passage"]
+        seen.append(browser.value(colours))
+        browser.key("ArrowRight")
+    assert len(set(seen)) == 11
+
+
+def test_tokens_are_told_by_arrow_keys(browser: Browser, told: dict) -> None:
+    browser.value("document.getElementById('passage').focus()")
+    browser.key("ArrowRight")
+    browser.key("ArrowRight")
+    bits = told["runs"][-1]["surprise"]["bits"][1]
+    assert f"{bits:.2f} bits" in browser.value("document.getElementById('token').textContent")
+
+
+def test_columns_sort_by_click_and_by_key(browser: Browser, told: dict) -> None:
+    column = "[...document.querySelectorAll('#league tbody tr')].map(row => row.cells[1].dataset.value)"
+    button = "document.querySelectorAll('#league thead button')[1]"
+    browser.value(f"{button}.click()")
+    up = [float(value) for value in browser.value(column)]
+    assert up == sorted(up) and len(up) == 11 + len(told["text"]["reference_lines"])
+    browser.value(f"{button}.focus()")
+    browser.key("Enter")
+    assert [float(value) for value in browser.value(column)] == up[::-1]
+    assert browser.value(f"{button}.parentElement.getAttribute('aria-sort')") == "descending"
+    browser.value("document.querySelectorAll('#league thead button')[0].click()")
+    stage = "[...document.querySelectorAll('#league tbody tr')].map(row => row.cells[0].dataset.value)"
+    assert browser.value(stage)[:11] == [str(number) for number in stages.numbers()]
+
+
+def test_samples_change_with_prompt_and_seed(browser: Browser, told: dict) -> None:
+    browser.value("document.getElementById('prompt').value = '1'")
+    browser.value("const s = document.getElementById('seed'); s.value = '2'; s.dispatchEvent(new Event('change'))")
+    texts = browser.value("[...document.querySelectorAll('#sample-cards .text')].map(text => text.textContent)")
+    prompt = told["asked"]["prompts"][1]
+    for run, text in zip(told["runs"], texts, strict=True):
+        sample = next(each for each in run["samples"] if (each["prompt"], each["seed"]) == (1, 2))
+        assert text == prompt + sample["text"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_all_of_it_in_both_schemes(browser: Browser, scheme: str) -> None:
+    browser.show(360, 740, scheme)
+    assert browser.value("document.documentElement.scrollWidth") == 360
+    assert browser.value("getComputedStyle(document.querySelector('.wide')).display") == "none"
+    ink, paper = browser.value(
+        "(({color, backgroundColor}) => [color, backgroundColor])(getComputedStyle(document.body))"
+    )
+    assert (luminance(ink) < luminance(paper)) == (scheme == "light")
+    lighter, darker = sorted((luminance(ink), luminance(paper)), reverse=True)
+    assert (lighter + 0.05) / (darker + 0.05) > 7  # WCAG 2.2, 1.4.6
+    browser.show(1000, 800, "light")
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of rgb(r, g, b), WCAG 2.2."""
+    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_nothing_went_wrong_in_the_browser(browser: Browser) -> None:
+    assert browser.errors == [] and len(browser.requests) == 1
