@@ -80,7 +80,7 @@ def own_corpus(trained: Checkpoint, notice: Notice) -> Corpus:
 
 
 def _leak(known: Overlap) -> str:
-    shares = f"{100 * known.documents:.2g} % of the documents and {100 * known.windows:.2g} % of the 50-byte windows"
+    shares = f"{100 * known.documents:.3g} % of the documents and {100 * known.windows:.3g} % of the 50-byte windows"
     return f"{'LEAK' if known.documents else 'overlap'}: {shares} also stand in the text this run was trained on"
 
 

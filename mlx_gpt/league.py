@@ -185,8 +185,7 @@ def legend(told: Sequence[Row], resampled: str) -> list[str]:
     if found:
         least = sorted(each["detectable"] for each in found)
         by_pair = f" to {least[-1]:.4f}, by pair" if len(found) > 1 else ""
-        said[0] += "; of differences paired"
-        said.append(f"*: p < {ALPHA} after Holm's correction over {len(found)} differences")
+        said.append(f"*: the paired difference has p < {ALPHA} after Holm's correction over {len(found)}")
         said.append(f"least difference that is found in 80 % of such texts: {least[0]:.4f}{by_pair}")
     if any(row["seed_spread"] is not None for row in told):
         said.append("seeds: runs averaged ± the standard deviation of their scores, which is the noise of training")

@@ -37,7 +37,7 @@ class Traces:
         """The same texts, remembered."""
         for text in texts:
             self.documents.append(fingerprint(text))
-            self.windows.append(hashes(text.encode())[::WINDOW])
+            self.windows.append(apart(text.encode()))
             yield text
 
     def in_training(self, digest: str, tokenizer: Tokenizer) -> Overlap | None:
@@ -62,14 +62,25 @@ class Traces:
         return Overlap(float(known.mean()) if len(known) else 0.0, _share(int(counts[found].sum()), int(counts.sum())))
 
 
-def hashes(raw: bytes) -> np.ndarray:
-    """64 bits of each window of 50 bytes, at every place (N - 49,); none of a shorter text.
+def apart(raw: bytes) -> np.ndarray:
+    """64 bits of each window of 50 bytes, one after another (N // 50,): a polynomial of its bytes, scrambled first
+    (Karp & Rabin 1987)."""
+    whole = np.zeros(len(raw) // WINDOW, np.uint64)
+    for column in np.frombuffer(raw[: len(whole) * WINDOW], np.uint8).reshape(-1, WINDOW).T:
+        whole = whole * np.uint64(FACTOR) + scrambled(column)
+    return shuffle(whole, 0)
 
-    The hash of a long window is made of those of its halves (Karp & Rabin 1987), on bytes scrambled first.
-    """
+
+def scrambled(column: np.ndarray) -> np.ndarray:
+    """Another 64 bits for each byte."""
+    return shuffle(np.arange(256, dtype=np.uint64), 0)[column]
+
+
+def hashes(raw: bytes) -> np.ndarray:
+    """The same of windows at every place (N - 49,), none of a shorter text: a long one's is made of its halves'."""
     if len(raw) < WINDOW:
         return np.zeros(0, np.uint64)
-    part = shuffle(np.arange(256, dtype=np.uint64), 0)[np.frombuffer(raw, np.uint8)]  # of windows of 1, 2, 4 …
+    part = scrambled(np.frombuffer(raw, np.uint8))  # of windows of 1, 2, 4 …
     whole, held, width, factor = np.zeros(len(raw), np.uint64), 0, 1, FACTOR
     while width <= WINDOW:
         if WINDOW & width:
