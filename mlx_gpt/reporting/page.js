@@ -101,6 +101,7 @@ passage.addEventListener("keydown", (event) => {
   if (!by) return;
   event.preventDefault();
   choose(Math.max(0, Math.min(passage.children.length - 1, chosen + by)));
+  passage.children[chosen].scrollIntoView({ block: "nearest" });
 });
 
 const limits = [0, ...HEAT];

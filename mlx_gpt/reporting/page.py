@@ -25,7 +25,10 @@ WIDTHS = {"wide": 760, "narrow": 328}  # pixels of a picture, of which the style
 COLUMNS = (
     ("stage", ""),
     ("bits/byte", "bits per raw byte of the held-out text, ± its 95 % interval"),
-    ("to the stage before", "difference in bits per byte, paired on the same parts of the text"),
+    (
+        "to the stage before",
+        "difference in bits per byte to the stage before it in this table, paired on the same parts of the text",
+    ),
     ("over floor", "bits per byte above the exact entropy of the text"),
     ("seeds", "runs that differ in their seed alone, ± the standard deviation of their scores"),
     ("parameters", ""),
