@@ -119,6 +119,18 @@ def test_a_carry_passes_through_bytes_of_ones() -> None:
     assert exact.low <= number << (exact.bits - 8 * len(encoder.bytes())) < exact.low + exact.width
 
 
+def test_a_decoder_does_not_go_on_for_ever_behind_the_end() -> None:
+    decoder = Decoder(b"\x80")  # eight bytes from the first on are looked at, seven of them zeros left out
+    decoder.take(decoder.place(), TOTAL >> 8)  # now the width is at its least,
+    decoder.take(decoder.place(), TOTAL >> 8)  # so one more is, an eighth behind the end,
+    with pytest.raises(DataError, match="ends too early"):
+        decoder.take(decoder.place(), TOTAL >> 8)  # and a ninth is too much
+    impossible = Decoder(b"\xff" * 20)
+    impossible.take(0, 3)
+    with pytest.raises(DataError, match="no symbol"):
+        impossible.place()
+
+
 # bytes as symbols
 
 

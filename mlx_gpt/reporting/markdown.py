@@ -16,7 +16,8 @@ def markdown(told: Told) -> str:
     text = told["text"]
     parts = [
         "# Report of the ladder",
-        f"{text['bytes']:,} bytes in {text['documents']:,} documents of {_plain(text['source'])}; {told['made']}.",
+        f"{text['bytes']:,} bytes held out of {_plain(text['source'])}, documents: {count(text['documents'])}; "
+        f"{told['made']}.",
         *map(_plain, gaps(told)),
         "## League table",
         _league(told),

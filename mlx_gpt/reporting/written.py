@@ -43,25 +43,34 @@ def repetition(texts: Sequence[str]) -> float | None:
 class Copies:
     """The 8-grams of some texts and of their beginnings, and which of them a training text was seen to hold."""
 
-    def __init__(self, texts: Iterable[str]) -> None:
+    def __init__(self, texts: Sequence[str]) -> None:
         self.numbers: dict[str, int] = {}
         for text in texts:
             for word in WORD.findall(text):
                 self.numbers.setdefault(word, len(self.numbers) + 1)
-        self.found = np.zeros(0, np.uint64)
+        self.wanted = np.unique(np.concatenate([np.zeros(0, np.uint64), *(_hashes(self._ids(text)) for text in texts)]))
+        self.found = np.zeros(len(self.wanted), bool)
 
     def look(self, pieces: Iterable[str]) -> None:
         """Read a training text; 8-grams across the ends of pieces are not looked for."""
-        kept = [self.found]
-        for piece in pieces:
-            ids = np.array([self.numbers.get(word, 0) for word in WORD.findall(piece)], np.uint64)
-            kept.append(_hashes(ids)[_whole(ids)])
-        self.found = np.unique(np.concatenate(kept))
+        for piece in pieces if len(self.wanted) else ():
+            ids = self._ids(piece)
+            here = _hashes(ids)[_whole(ids)]
+            at = self._places(here)
+            self.found[at[self.wanted[at] == here]] = True
 
     def starts(self, text: str) -> np.ndarray:
         """The words (N,) of one of the texts at which a copied 8-gram begins."""
-        ids = np.array([self.numbers.get(word, 0) for word in WORD.findall(text)], np.uint64)
-        return np.flatnonzero(np.isin(_hashes(ids), self.found))
+        here = _hashes(self._ids(text))  # none, where none is wanted
+        at = self._places(here)
+        return np.flatnonzero((self.wanted[at] == here) & self.found[at])
+
+    def _ids(self, text: str) -> np.ndarray:
+        return np.array([self.numbers.get(word, 0) for word in WORD.findall(text)], np.uint64)
+
+    def _places(self, hashes: np.ndarray) -> np.ndarray:
+        """Where in `wanted` each would stand, if it is there."""
+        return np.minimum(np.searchsorted(self.wanted, hashes), len(self.wanted) - 1)
 
     def spans(self, text: str) -> list[list[int]]:
         """The parts of one of the texts that are copied: first letter and the one after the last."""
