@@ -251,7 +251,7 @@ def test_several_stages_code_together(
     assert len(made.data) < min(len(compress(codec(number), raw, 32, quiet).data) for number in (7, 11))
 
 
-@pytest.mark.parametrize("streams", [1, 2, 255])
+@pytest.mark.parametrize("streams", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2)), 255])
 def test_any_number_of_streams_is_read_without_being_told(
     streams: int, codec: Callable[..., Codec], story_file: Path
 ) -> None:

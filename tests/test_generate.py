@@ -38,7 +38,8 @@ def walk(*args: object, piped: bytes | None = None) -> Result:
 def error_of(result: Result) -> str:
     """The one line that says what was wrong."""
     assert result.exit_code == 2 and isinstance(result.exception, SystemExit), result.output
-    [line] = result.stderr.splitlines()
+    *remarks, line = result.stderr.splitlines()
+    assert line.startswith("Error: ") and not any("Error" in remark for remark in remarks)
     return line
 
 
