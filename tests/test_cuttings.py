@@ -105,7 +105,9 @@ def test_files(
 
 
 @pytest.mark.parametrize("number", STAGES)
-@pytest.mark.parametrize(("tokens", "chunk"), [(1, 1_024), (300, 60), (100_000, 4_096)])
+@pytest.mark.parametrize(
+    ("tokens", "chunk"), [pytest.param(1, 1_024, marks=pytest.mark.slow), (300, 60), (100_000, 4_096)]
+)
 def test_batches_and_chunks(
     tokens: int, chunk: int, number: int, runs: dict[int, Checkpoint], whole: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -276,7 +276,7 @@ def kills(count: int, seed: int, story_file: Path, folder: Path) -> None:
 
 
 def test_kill_9_at_any_moment_loses_nothing(story_file: Path, tmp_path: Path) -> None:
-    kills(40, 1, story_file, tmp_path)
+    kills(25, 1, story_file, tmp_path)
     for number in (1, 6, 11):  # and what was killed so often still comes to its end
         run = tmp_path / str(number)
         if (run / checkpoint.LAST).exists():
