@@ -12,7 +12,8 @@ import pytest
 from mlx_gpt import stages
 from mlx_gpt.beam import beam_search
 from mlx_gpt.corpus import Corpus, Text
-from mlx_gpt.errors import SettingError
+from mlx_gpt.decoding import read
+from mlx_gpt.errors import SettingError, TokenizerError
 from mlx_gpt.model import LanguageModel, Silent
 from mlx_gpt.recipe import Counting
 
@@ -121,6 +122,22 @@ def test_taking_rows_is_having_read_them(number: int, trained, corpus: Corpus) -
 def test_settings_out_of_range_are_named(changes: dict[str, float], said: str) -> None:
     with pytest.raises(SettingError, match=said):
         beam_search(little(5), PROMPT, **{"width": 2, "tokens": 2, **changes})  # type: ignore[arg-type]
+
+
+@every_stage
+@pytest.mark.parametrize("outside", [-1, V])
+def test_a_prompt_of_ids_outside_the_vocabulary_is_refused(number: int, outside: int) -> None:
+    with pytest.raises(TokenizerError, match=f"token id {outside}"):
+        beam_search(little(number), [1, outside], 2, 2)
+
+
+@every_stage
+def test_a_beam_goes_on_from_what_was_read(number: int) -> None:
+    model, prompt = little(number), [*PROMPT, 3, 1]
+    found = beam_search(model, prompt, 5, 4, end=END, reading=read(model, prompt))
+    expected = beam_search(model, prompt, 5, 4, end=END)
+    assert [each.ids for each in found] == [each.ids for each in expected]
+    assert [each.score for each in found] == pytest.approx([each.score for each in expected], abs=1e-4)
 
 
 class Told:
