@@ -478,6 +478,20 @@ def test_a_batch_of_distributions_is_each_of_them(large: Table) -> None:
     assert np.abs(together.sum(-1, dtype=np.float64) - 1).max() < 1e-6
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_likeliest_ids_are_those_of_the_distributions(large: Table, packed: bool) -> None:
+    table = quantised(large) if packed else large
+    text = [*text_of(200).tolist(), *range(290, 300)]
+    for length in (1, 2, 3, 50, 209):
+        ids = text[:length]
+        found = table.likeliest(ids, 30)
+        for token in found:
+            p = table.distributions(table.advance(np.array([ids]))[:, :, -1])[0]
+            assert p[token] == p.max()
+            ids = [*ids, token]
+        assert len(found) == 30
+
+
 @pytest.mark.parametrize("name", ["modified-kneser-ney", "witten-bell", "jelinek-mercer"])
 def test_drawing_in_batches_follows_the_distribution(name: str) -> None:
     """Chi-square over 100,000 draws from each of four states; 6 degrees of freedom, p = 10^-6 at 38.3."""

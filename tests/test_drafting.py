@@ -233,6 +233,21 @@ def test_a_draft_that_is_the_target_is_always_accepted(number: int, trained, cor
     assert tally.rounds <= 30 and tally.tokens_per_round >= 2  # drafts as dear as the target are short
 
 
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_what_counting_foresees_is_what_reading_finds(number: int, trained, corpus: Corpus) -> None:
+    for length in (1, 2, 3, 20):
+        past = corpus.test.ids[:length].tolist()
+        assert trained(number).likeliest(past, 12) == Reader(trained(number), past).likeliest(past, 12, GREEDY)
+
+
+def test_what_counting_foresees_is_not_taken_where_a_token_is_forbidden(trained, corpus: Corpus) -> None:
+    past = corpus.test.ids[:20].tolist()
+    first = trained(4).likeliest(past, 1)[0]
+    draft = Model(trained(4), Taste(temperature=0, bias=f"{first}:-inf"))
+    tokens, _ = draft.propose(past, 3, np.random.default_rng(0))
+    assert len(tokens) == 3 and first not in tokens
+
+
 @pytest.mark.parametrize("length", [1, 31, 32, 33, 100])
 def test_prompts_of_any_length_are_read_as_without_drafts(length: int, trained, corpus: Corpus) -> None:
     start = corpus.test.ids[:length].tolist()

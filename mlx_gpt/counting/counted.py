@@ -133,6 +133,10 @@ class Counted(ABC):
         rows.arrays[0] = mx.array(state.astype(np.int32))
         return _logarithms(self.table.distributions(state))
 
+    def likeliest(self, past: Sequence[int], most: int) -> list[int]:
+        """`most` ids to follow `past`, at least one id, each the likeliest after those before it; no memory is made."""
+        return self.table.likeliest(past, most)
+
     def score(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         """(B, T) -> (B, T - 1); never makes a table of the vocabulary."""
         check_ids(ids, self.vocab_size)

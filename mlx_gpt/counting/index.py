@@ -67,12 +67,17 @@ class Finder:
             rows[left] = self._search(k, contexts.take(left), tokens.take(left))
         return rows
 
+    def row(self, k: int, context: int, token: int) -> int:
+        """The row of order k of one context of order k - 1 and one token, -1 where there is none."""
+        starts, stored = self.orders[k - 1]
+        begin, stop = starts.span(context)
+        row = begin + int(np.searchsorted(stored[begin:stop], stored.dtype.type(token)))
+        return row if row < stop and stored[row] == token else -1
+
     def _search(self, k: int, contexts: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         starts, stored = self.orders[k - 1]
         if len(contexts) == 1:  # a text being written: no arrays of one number are moved about
-            begin, stop = starts.span(int(contexts[0]))
-            row = begin + int(np.searchsorted(stored[begin:stop], stored.dtype.type(tokens[0])))
-            return np.array([row if row < stop and stored[row] == tokens[0] else -1])
+            return np.array([self.row(k, int(contexts[0]), int(tokens[0]))])
         found = np.full(len(contexts), -1, np.int64)
         low, high = starts.spans(contexts)
         left = np.flatnonzero(low < high)

@@ -35,10 +35,11 @@ class Starts:
 
     def span(self, context: int) -> tuple[int, int]:
         """First and one past the last child of one context."""
+        begin, stop = int(self.offsets[context]), int(self.offsets[context + 1])
         if self.bases is None:
-            return int(self.offsets[context]), int(self.offsets[context + 1])
-        begin, stop = self.take(np.array([context, context + 1]))
-        return int(begin), int(stop)
+            return begin, stop
+        bases, block = self.bases, self.block
+        return begin + int(bases[context // block]), stop + int(bases[(context + 1) // block])
 
     def spans(self, contexts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """First and one past the last child of each context, (M,) and (M,)."""

@@ -142,6 +142,23 @@ class Table:
         with np.errstate(divide="ignore"):
             return np.log(p, out=p).reshape(ids.shape), lengths.reshape(ids.shape)
 
+    def likeliest(self, past: Sequence[int], most: int) -> list[int]:
+        """`most` ids to follow `past`, at least one id, each the likeliest after those before it."""
+        state, tokens = [-1] * (self.order - 1), list[int]()
+        for token in past[-max(1, self.order - 1) :]:
+            state = self._next(state, token)
+        while len(tokens) < most:
+            tokens.append(int(self.distribution(state).argmax()))
+            state = self._next(state, tokens[-1])
+        return tokens
+
+    def _next(self, state: Sequence[int], token: int) -> list[int]:
+        """The state (N - 1,) of one sequence after one more token, as `advance` tells it."""
+        after = [token][: self.order - 1]
+        for k, context in enumerate(state[:-1], 2):
+            after.append(self.finder.row(k, context, token) if context >= 0 and after[-1] >= 0 else -1)
+        return after
+
     def distributions(self, state: np.ndarray, threads: int = 0, out: np.ndarray | None = None) -> np.ndarray:
         """p(every token | state), (B, V) float32, for a state (N - 1, B); in `out` if given, which saves making it."""
         batch = state.shape[1]
@@ -156,7 +173,7 @@ class Table:
         _share(work, list(range(0, batch, step)), threads)
         return out
 
-    def distribution(self, state: np.ndarray) -> np.ndarray:
+    def distribution(self, state: np.ndarray | Sequence[int]) -> np.ndarray:
         """p(every token | state), (V,) float32, for the state (N - 1,) of one sequence."""
         spans, weight = [], 1.0
         for k in range(self.order - 1, 0, -1):
