@@ -73,7 +73,7 @@ def own_corpus(trained: Checkpoint, notice: Notice) -> Corpus:
         raise DataError("this model was imported, and its text is not known; give --data FILE to score it on")
     if "-" in source.paths:
         raise DataError("this run was trained on standard input; give --data FILE to score it on")
-    corpus = open_corpus(source, notice)
+    corpus = open_corpus(source, notice, trained.tokenizer)
     if corpus.digest != trained.card.corpus:
         raise DataError(f"{source}: changed since this run was trained on it; give --data FILE")
     return corpus

@@ -20,6 +20,7 @@ from mlx_gpt.errors import TokenizerError
 KINDS = ("bpe", "char", "byte")
 WORD = "word"
 LOADABLE = (*KINDS, WORD)
+GIVEN = "given"  # of a corpus whose tokenizer was not learned from it
 END_OF_TEXT = "<|endoftext|>"
 LARGEST_MODEL = 16 * 2**20  # bytes: a SentencePiece model beyond it is an attack or a mistake
 LARGEST_VOCABULARY = 2**20

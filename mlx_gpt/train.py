@@ -16,7 +16,7 @@ from click.core import ParameterSource
 from mlx_gpt.device import description
 from mlx_gpt.door import Door, notice, setting_options
 from mlx_gpt.recipe import option
-from mlx_gpt.tokenizer import KINDS, LARGEST_VOCABULARY
+from mlx_gpt.tokenizer import GIVEN, KINDS, LARGEST_VOCABULARY, WORD, Tokenizer
 
 if TYPE_CHECKING:
     from mlx_gpt.checkpoint import Last
@@ -115,6 +115,12 @@ def _chosen(ctx: click.Context) -> Any:
 )
 @click.option("--tokenizer", type=click.Choice(KINDS), default="bpe", show_default=True, help="What a token is.")
 @click.option(
+    "--tokenizer-of",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Take the tokenizer of this run: models of the same tokens draft for each other and mix.",
+)
+@click.option(
     "--vocab-size",
     type=click.IntRange(259, LARGEST_VOCABULARY),
     help=f"Entries of a BPE vocabulary.  [default: by preset {', '.join(map(str, VOCABULARY.values()))}]",
@@ -141,6 +147,7 @@ def main(
     data: tuple[str, ...],
     preset: str,
     tokenizer: str,
+    tokenizer_of: Path | None,
     vocab_size: int | None,
     split_seed: int,
     run: Path | None,
@@ -179,19 +186,43 @@ def main(
         dataclasses.replace(part, **{f.name: settings[f.name] for f in dataclasses.fields(part)})
         for part in (chosen.config, chosen.recipe)
     )
+    given = None
+    if tokenizer_of is not None:
+        given = _tokenizer_of(ctx, tokenizer_of)
+        tokenizer, vocab_size = GIVEN, given.vocab_size
     source = Source(absolute(data), tokenizer, vocab_size or VOCABULARY[preset], split_seed)
     if dry_run:
-        _plan(stage, preset, config, recipe, source)
+        _plan(stage, preset, config, recipe, source, given)
         return
     folder = prepare(RUNS / stage.run if run is None else run)
     notice(description())
     if slowness():
         click.secho(slowness(), err=True, fg="yellow")
-    _train(folder, stage, preset, config, recipe, source, None)
+    _train(folder, stage, preset, config, recipe, source, given, None)
+
+
+def _tokenizer_of(ctx: click.Context, run: Path) -> Tokenizer:
+    from mlx_gpt.checkpoint import load
+    from mlx_gpt.errors import SettingError
+
+    for name in ("tokenizer", "vocab_size"):
+        if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE:
+            raise SettingError(f"--tokenizer-of {run} with {option(name)}: the tokenizer is that of the run; drop one")
+    found = load(run).tokenizer
+    if found.kind == WORD:
+        raise SettingError(f"--tokenizer-of {run}: an imported model's words leave blanks out; name another run")
+    return found
 
 
 def _train(
-    folder: Path, stage: Stage, preset: str, config: Settings, recipe: Recipe, source: Source, last: Last | None
+    folder: Path,
+    stage: Stage,
+    preset: str,
+    config: Settings,
+    recipe: Recipe,
+    source: Source,
+    given: Tokenizer | None,
+    last: Last | None,
 ) -> None:
     """Train in a folder, from the beginning or from the last save."""
     import mlx.core as mx
@@ -202,7 +233,7 @@ def _train(
     from mlx_gpt.recipe import Descent
     from mlx_gpt.run import Run
 
-    corpus = open_corpus(source, notice)
+    corpus = open_corpus(source, notice, given)
     if last is not None and (corpus.digest, corpus.tokenizer.model) != (last.card.corpus, last.tokenizer.model):
         what = "the text" if corpus.digest != last.card.corpus else "the tokenizer"
         raise SettingError(f"--resume: {what} of {source} is no longer that of this run; start a new run")
@@ -212,7 +243,7 @@ def _train(
     model = stage.model(config, corpus.tokenizer.vocab_size)
     click.secho(
         f"stage {stage.number} {stage.name} on {source}: {corpus.train.bytes / 1e6:,.1f} MB of training text, "
-        f"{corpus.tokenizer.vocab_size:,} {source.tokenizer} tokens",
+        f"{corpus.tokenizer.vocab_size:,} {corpus.tokenizer.kind} tokens",
         bold=True,
     )
     with Run(folder, stage, preset, config, recipe, corpus, model, last is not None) as report:
@@ -220,7 +251,7 @@ def _train(
         report.finish()
 
 
-def _plan(stage: Stage, preset: str, config: Settings, recipe: Recipe, source: Source) -> None:
+def _plan(stage: Stage, preset: str, config: Settings, recipe: Recipe, source: Source, given: Tokenizer | None) -> None:
     """Print what a run would take."""
     from mlx_gpt.corpus import open_corpus
     from mlx_gpt.descent.plan import plan
@@ -229,7 +260,7 @@ def _plan(stage: Stage, preset: str, config: Settings, recipe: Recipe, source: S
     from mlx_gpt.recipe import Counting, Descent, size_in_bytes
 
     notice(description())
-    corpus = open_corpus(source, notice)
+    corpus = open_corpus(source, notice, given)
     click.secho(f"plan of stage {stage.number} {stage.name}, preset {preset}, on {source}", bold=True)
     if isinstance(recipe, Descent):
         build = functools.partial(stage.model, config, corpus.tokenizer.vocab_size)
@@ -260,6 +291,7 @@ def _go_on(ctx: click.Context, folder: Path, number: int | None) -> None:
     own = {**vars(card.config), **vars(card.recipe), "preset": card.preset, "data": card.source.paths}
     own |= {
         "tokenizer": card.source.tokenizer,
+        "tokenizer_of": "a tokenizer that its own files hold",
         "vocab_size": card.source.vocab_size,
         "split_seed": card.source.split_seed,
     }
@@ -280,7 +312,7 @@ def _go_on(ctx: click.Context, folder: Path, number: int | None) -> None:
     if "-" in card.source.paths:
         raise SettingError("--resume: this run was trained on standard input, which cannot be read again")
     notice(description())
-    _train(folder, stages.stage(card.stage), card.preset, card.config, card.recipe, card.source, last)
+    _train(folder, stages.stage(card.stage), card.preset, card.config, card.recipe, card.source, last.tokenizer, last)
 
 
 def absolute(data: tuple[str, ...]) -> tuple[str, ...]:

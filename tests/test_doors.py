@@ -34,6 +34,7 @@ from mlx_gpt import (
     stages,
     train,
 )
+from mlx_gpt.checkpoint import load
 
 DOORS = {
     "arpa": arpa,
@@ -92,6 +93,27 @@ def test_training_again_keeps_the_run_before(story_file: Path, tmp_path: Path) -
         assert result.exit_code == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r", "r.previous"]
     assert "python -m mlx_gpt.generate --run" in result.output
+
+
+def test_a_run_takes_the_tokenizer_of_another_and_drafts_for_it(run: Path, story_file: Path, tmp_path: Path) -> None:
+    text = tmp_path / "own.txt"
+    text.write_text("\n<|endoftext|>\n".join(f"Zoë was {age} and knew it. ¿Qué?" for age in range(60)))
+    own = ("train", "--stage", 4, "--data", text, "--run", tmp_path / "draft")
+    result = walk(*own, "--tokenizer-of", run / "11")
+    assert result.exit_code == 0, result.output
+    made, target = load(tmp_path / "draft"), load(run / "11")
+    assert made.tokenizer.model == target.tokenizer.model and made.card.corpus != target.card.corpus
+    assert walk("evaluate", "--run", tmp_path / "draft").exit_code == 0
+    greedy = ("generate", "--run", run / "11", "--prompt", "Once", "--tokens", 20, "--temperature", 0)
+    assert walk(*greedy, "--draft", tmp_path / "draft").stdout == walk(*greedy).stdout
+    for more, said in (
+        (("--tokenizer-of", run / "11", "--vocab-size", 300), "--vocab-size"),
+        (("--tokenizer-of", run / "11", "--tokenizer", "char"), "--tokenizer"),
+        (("--tokenizer-of", run / "12"), "12"),
+        (("--resume", "--tokenizer-of", run / "11"), "its own files"),
+    ):
+        refused = walk(*own, *more)
+        assert refused.exit_code == 2 and said in refused.output.splitlines()[-1]
 
 
 def test_a_run_that_fails_leaves_the_one_before_in_place(run: Path, story_file: Path) -> None:

@@ -18,7 +18,7 @@ from mlx_gpt import stories
 from mlx_gpt.corpus.documents import digest, documents, files, named_paths
 from mlx_gpt.corpus.splits import SPLITS, Plan, fingerprint, groups, plan
 from mlx_gpt.errors import DataError
-from mlx_gpt.tokenizer import END_OF_TEXT, Tokenizer, short_lines
+from mlx_gpt.tokenizer import END_OF_TEXT, GIVEN, Tokenizer, short_lines
 
 FORMAT = 1
 STORIES = 8_000  # in the built-in corpus
@@ -73,7 +73,10 @@ class Text:
 
 @dataclass(frozen=True)
 class Source:
-    """What a corpus was made from, enough to make it again. No paths: the built-in stories."""
+    """What a corpus was made from, enough to make it again. No paths: the built-in stories.
+
+    A tokenizer that is `GIVEN` was learned from another text, and is asked for to make the corpus again.
+    """
 
     paths: tuple[str, ...]
     tokenizer: str
@@ -91,7 +94,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Corpus:
-    """One text split three ways, and the tokenizer learned from its training part."""
+    """One text split three ways, and its tokenizer, learned from its training part or given."""
 
     source: Source
     digest: str  # of text, split and tokenizer
@@ -112,8 +115,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlx_gpt"
 
 
-def open_corpus(source: Source, notice: Notice) -> Corpus:
-    """The corpus of a source, from the cache or made now.
+def open_corpus(source: Source, notice: Notice, given: Tokenizer | None = None) -> Corpus:
+    """The corpus of a source, from the cache or made now, with the tokenizer `given` where the source says so.
 
     Raises DataError for text that is missing, unreadable, or too short to be split three ways.
     """
@@ -125,11 +128,13 @@ def open_corpus(source: Source, notice: Notice) -> Corpus:
                 notice(said)
             contents = [[list(group.shares.items()), digest(group.paths)] for group in arranged]
             text = _key(FORMAT, source.split_seed, *contents)
-            key = _key(text, source.tokenizer, source.vocab_size)
+            given = given if source.tokenizer == GIVEN else None
+            learned = source.tokenizer if given is None else hashlib.sha256(given.model).hexdigest()
+            key = _key(text, learned, source.vocab_size)
             folder = cache_folder() / key
             if not (folder / "corpus.json").is_file():
-                _make(folder, source, [plan(group, source.split_seed) for group in arranged], notice)
-            return _open(folder, source, key, text)
+                _make(folder, source, [plan(group, source.split_seed) for group in arranged], notice, given)
+            return _open(folder, source, source.tokenizer if given is None else given.kind, key, text)
     except OSError as error:
         raise DataError(f"{error.filename or cache_folder()}: {error.strerror}") from error
 
@@ -162,7 +167,7 @@ def _story_file(notice: Notice) -> Path:
     return path
 
 
-def _make(folder: Path, source: Source, plans: Sequence[Plan], notice: Notice) -> None:
+def _make(folder: Path, source: Source, plans: Sequence[Plan], notice: Notice, given: Tokenizer | None) -> None:
     def pieces() -> Iterator[tuple[str, str]]:
         for each in plans:
             yield from each.pieces(source.split_seed)
@@ -195,7 +200,10 @@ def _make(folder: Path, source: Source, plans: Sequence[Plan], notice: Notice) -
                     yield piece
 
     notice(f"tokenising {sum(sizes.values()) / 1e6:.1f} MB of text, once for all stages")
-    tokenizer = Tokenizer.train(source.tokenizer, training_sample(), source.vocab_size)
+    if given is None:
+        tokenizer = Tokenizer.train(source.tokenizer, training_sample(), source.vocab_size)
+    else:
+        tokenizer = given
     if source.tokenizer == "bpe" and tokenizer.vocab_size < source.vocab_size:
         notice(f"vocabulary lowered from {source.vocab_size} to {tokenizer.vocab_size}: all this text can fill")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -287,9 +295,9 @@ def _key(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
 
 
-def _open(folder: Path, source: Source, key: str, text: str) -> Corpus:
+def _open(folder: Path, source: Source, kind: str, key: str, text: str) -> Corpus:
     try:
-        tokenizer = Tokenizer(source.tokenizer, (folder / "tokenizer.model").read_bytes())
+        tokenizer = Tokenizer(kind, (folder / "tokenizer.model").read_bytes())
         train, valid, test = (_read(folder, split, tokenizer) for split in SPLITS)
         return Corpus(source, key, text, tokenizer, train, valid, test)
     except (ValueError, EOFError) as error:
