@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from mlx_gpt.door import Door, as_json, notice
+from mlx_gpt.door import Door, as_json, notice, passing, runs_folder
 
 if TYPE_CHECKING:
     from mlx_gpt.acceptance import Worth
@@ -16,13 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Door)
-@click.option(
-    "--runs",
-    type=click.Path(path_type=Path),
-    default=Path("runs"),
-    show_default=True,
-    help="Folder of the runs.",
-)
+@runs_folder
 @click.option("--data", multiple=True, metavar="PATH...", help="Text to score instead of the runs' held-out split.")
 @click.option("--mixture", is_flag=True, help="Score the mixture of all runs, too; all of them are in memory at once.")
 @click.option(
@@ -80,8 +73,7 @@ def main(runs: Path, data: tuple[str, ...], mixture: bool, drafting: bool, in_js
     entries: list[Entry] = []
     least, resampled = None, ""
     for number, folder in enumerate(cards, 1):
-        if sys.stderr.isatty():
-            click.secho(f"\rscoring {number} of {len(cards)}: {folder.name:<30}", err=True, nl=False, dim=True)
+        passing(f"scoring {number} of {len(cards)}: {folder.name}")
         try:
             trained = checkpoint.load(folder)
         except CheckpointError as error:
@@ -101,8 +93,7 @@ def main(runs: Path, data: tuple[str, ...], mixture: bool, drafting: bool, in_js
     if mixture:
         members = [checkpoint.load(Path(each.run)) for each in entries]
         told = rows([*entries, entry(runs, mixed(members, one_text=not data))], least)
-    if sys.stderr.isatty():
-        click.echo("\r" + " " * 60 + "\r", err=True, nl=False)
+    passing("")
     missing = [number for number in stages.numbers() if number not in {row["stage"] for row in told}]
     if in_json:
         shown = {"device": description(), "reference_lines": lines, "runs": told, "resampled": resampled}
@@ -133,11 +124,8 @@ def _drafting(runs: list[Checkpoint], data: tuple[str, ...], in_json: bool) -> N
     found: list[tuple[str, str, Worth]] = []
     for pair in pairs({_name(run): run.model for run in runs}, prompts, WRITTEN):
         found.append(pair)
-        if sys.stderr.isatty():
-            told = f"{len(found)} of {len(runs) * (len(runs) + 1)}: {pair[1]} for {pair[0]}"
-            click.secho(f"\r{told:<70}", err=True, nl=False, dim=True)
-    if sys.stderr.isatty():
-        click.echo("\r" + " " * 70 + "\r", err=True, nl=False)
+        passing(f"{len(found)} of {len(runs) * (len(runs) + 1)}: {pair[1]} for {pair[0]}")
+    passing("")
     if in_json:
         rows = [{"target": target, "draft": draft, **worth.facts()} for target, draft, worth in found]
         click.echo(as_json({"device": description(), "drafting": rows}))
