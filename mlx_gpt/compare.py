@@ -37,30 +37,16 @@ def main(runs: Path, data: tuple[str, ...], mixture: bool, drafting: bool, in_js
     from mlx_gpt.corpus import units
     from mlx_gpt.device import description, pick_device
     from mlx_gpt.errors import CheckpointError, SettingError
-    from mlx_gpt.heldout import Shared, floor, raw_bytes, reference_lines
+    from mlx_gpt.heldout import Shared
     from mlx_gpt.league import Entry, cards_in, legend, rows, table
     from mlx_gpt.measure import measure
     from mlx_gpt.mixture import mixed
-    from mlx_gpt.tokenizer import WORD
 
-    if "-" in data:
-        raise SettingError("--data -: standard input can be read only once; name a file")
     if drafting and mixture:
         raise SettingError("--drafting: measures runs alone; drop it or --mixture")
     pick_device()
-    cards, left_out = cards_in(runs)
-    if not cards:
-        said = "".join(f"; {name}: {why}" for name, why in left_out.items())
-        raise CheckpointError(
-            f"{runs}: no trained runs here{said}; python -m mlx_gpt.train --stage 1, or scripts/train_all.py"
-        )
-    corpora = {card.text: str(card.source) for card in cards.values()}
-    if len(corpora) > 1 and not data:
-        raise SettingError(
-            f"{runs}: trained on {len(corpora)} corpora or splits ({', '.join(corpora.values())}); "
-            "name one text for all with --data FILE"
-        )
-    texts = Shared(data, notice, name=len(corpora) > 1)
+    cards, left_out = cards_in(runs, data)
+    texts = Shared(data, cards.values(), notice)
 
     def entry(run: Path, trained: Checkpoint) -> Entry:
         text, context = texts.of(trained), trained.model.memory().room
@@ -71,6 +57,7 @@ def main(runs: Path, data: tuple[str, ...], mixture: bool, drafting: bool, in_js
         return _drafting([checkpoint.load(folder) for folder in cards], data, in_json)
     lines: dict[str, float] = {}
     entries: list[Entry] = []
+    members: list[Checkpoint] = []  # of the mixture
     least, resampled = None, ""
     for number, folder in enumerate(cards, 1):
         passing(f"scoring {number} of {len(cards)}: {folder.name}")
@@ -80,18 +67,14 @@ def main(runs: Path, data: tuple[str, ...], mixture: bool, drafting: bool, in_js
             left_out[folder.name] = str(error)
             continue
         entries.append(entry(folder, trained))
-        if not lines and trained.tokenizer.kind != WORD:  # words do not spell the text's bytes
-            text = texts.of(trained)
-            resampled = str(units(text, trained.tokenizer))
-            lines = reference_lines(raw_bytes(text, trained.tokenizer))
-            if trained.card.source.builtin and not data:
-                least = floor(raw_bytes(text, trained.tokenizer))
-                lines["exact entropy"] = float(least.sum()) / text.bytes
+        members += [trained] if mixture else []
+        if not lines:
+            resampled = str(units(texts.of(trained), trained.tokenizer))
+            lines, least = texts.free(trained)
     if not entries:
         raise CheckpointError(f"{runs}: no run can be read; {'; '.join(left_out.values())}")
     told = rows(entries, least)
     if mixture:
-        members = [checkpoint.load(Path(each.run)) for each in entries]
         told = rows([*entries, entry(runs, mixed(members, one_text=not data))], least)
     passing("")
     missing = [number for number in stages.numbers() if number not in {row["stage"] for row in told}]

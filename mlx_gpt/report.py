@@ -31,7 +31,7 @@ def main(runs: Path, output: Path | None, data: tuple[str, ...], prompts: tuple[
     python -m mlx_gpt.report --runs runs --data other.txt --output other --prompt "Once upon a time"
     """
     from mlx_gpt.device import pick_device
-    from mlx_gpt.errors import CheckpointError, SettingError
+    from mlx_gpt.errors import CheckpointError
     from mlx_gpt.reporting import MARKDOWN, PAGE, RESULTS, kept
     from mlx_gpt.reporting.asked import Asked
     from mlx_gpt.reporting.collect import Collector
@@ -39,8 +39,6 @@ def main(runs: Path, output: Path | None, data: tuple[str, ...], prompts: tuple[
     from mlx_gpt.reporting.page import page
     from mlx_gpt.sampling import Taste
 
-    if "-" in data:
-        raise SettingError("--data -: standard input can be read only once; name a file")
     folder = runs if output is None else output
     earlier = kept.read(folder / RESULTS, notice)
     pick_device()
