@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from mlx_gpt.door import Door, as_json, notice
+from mlx_gpt.door import Door, as_json, notice, passing, runs_folder
 
 if TYPE_CHECKING:
     from mlx_gpt.acceptance import Worth
@@ -16,13 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Door)
-@click.option(
-    "--runs",
-    type=click.Path(path_type=Path),
-    default=Path("runs"),
-    show_default=True,
-    help="Folder of the runs.",
-)
+@runs_folder
 @click.option("--data", multiple=True, metavar="PATH...", help="Text to score instead of the runs' held-out split.")
 @click.option("--mixture", is_flag=True, help="Score the mixture of all runs, too; all of them are in memory at once.")
 @click.option(
@@ -44,30 +37,16 @@ def main(runs: Path, data: tuple[str, ...], mixture: bool, drafting: bool, in_js
     from mlx_gpt.corpus import units
     from mlx_gpt.device import description, pick_device
     from mlx_gpt.errors import CheckpointError, SettingError
-    from mlx_gpt.heldout import Shared, floor, raw_bytes, reference_lines
+    from mlx_gpt.heldout import Shared
     from mlx_gpt.league import Entry, cards_in, legend, rows, table
     from mlx_gpt.measure import measure
     from mlx_gpt.mixture import mixed
-    from mlx_gpt.tokenizer import WORD
 
-    if "-" in data:
-        raise SettingError("--data -: standard input can be read only once; name a file")
     if drafting and mixture:
         raise SettingError("--drafting: measures runs alone; drop it or --mixture")
     pick_device()
-    cards, left_out = cards_in(runs)
-    if not cards:
-        said = "".join(f"; {name}: {why}" for name, why in left_out.items())
-        raise CheckpointError(
-            f"{runs}: no trained runs here{said}; python -m mlx_gpt.train --stage 1, or scripts/train_all.py"
-        )
-    corpora = {card.text: str(card.source) for card in cards.values()}
-    if len(corpora) > 1 and not data:
-        raise SettingError(
-            f"{runs}: trained on {len(corpora)} corpora or splits ({', '.join(corpora.values())}); "
-            "name one text for all with --data FILE"
-        )
-    texts = Shared(data, notice, name=len(corpora) > 1)
+    cards, left_out = cards_in(runs, data)
+    texts = Shared(data, cards.values(), notice)
 
     def entry(run: Path, trained: Checkpoint) -> Entry:
         text, context = texts.of(trained), trained.model.memory().room
@@ -78,31 +57,26 @@ def main(runs: Path, data: tuple[str, ...], mixture: bool, drafting: bool, in_js
         return _drafting([checkpoint.load(folder) for folder in cards], data, in_json)
     lines: dict[str, float] = {}
     entries: list[Entry] = []
+    members: list[Checkpoint] = []  # of the mixture
     least, resampled = None, ""
     for number, folder in enumerate(cards, 1):
-        if sys.stderr.isatty():
-            click.secho(f"\rscoring {number} of {len(cards)}: {folder.name:<30}", err=True, nl=False, dim=True)
+        passing(f"scoring {number} of {len(cards)}: {folder.name}")
         try:
             trained = checkpoint.load(folder)
         except CheckpointError as error:
             left_out[folder.name] = str(error)
             continue
         entries.append(entry(folder, trained))
-        if not lines and trained.tokenizer.kind != WORD:  # words do not spell the text's bytes
-            text = texts.of(trained)
-            resampled = str(units(text, trained.tokenizer))
-            lines = reference_lines(raw_bytes(text, trained.tokenizer))
-            if trained.card.source.builtin and not data:
-                least = floor(raw_bytes(text, trained.tokenizer))
-                lines["exact entropy"] = float(least.sum()) / text.bytes
+        members += [trained] if mixture else []
+        if not lines:
+            resampled = str(units(texts.of(trained), trained.tokenizer))
+            lines, least = texts.free(trained)
     if not entries:
         raise CheckpointError(f"{runs}: no run can be read; {'; '.join(left_out.values())}")
     told = rows(entries, least)
     if mixture:
-        members = [checkpoint.load(Path(each.run)) for each in entries]
         told = rows([*entries, entry(runs, mixed(members, one_text=not data))], least)
-    if sys.stderr.isatty():
-        click.echo("\r" + " " * 60 + "\r", err=True, nl=False)
+    passing("")
     missing = [number for number in stages.numbers() if number not in {row["stage"] for row in told}]
     if in_json:
         shown = {"device": description(), "reference_lines": lines, "runs": told, "resampled": resampled}
@@ -133,11 +107,8 @@ def _drafting(runs: list[Checkpoint], data: tuple[str, ...], in_json: bool) -> N
     found: list[tuple[str, str, Worth]] = []
     for pair in pairs({_name(run): run.model for run in runs}, prompts, WRITTEN):
         found.append(pair)
-        if sys.stderr.isatty():
-            told = f"{len(found)} of {len(runs) * (len(runs) + 1)}: {pair[1]} for {pair[0]}"
-            click.secho(f"\r{told:<70}", err=True, nl=False, dim=True)
-    if sys.stderr.isatty():
-        click.echo("\r" + " " * 70 + "\r", err=True, nl=False)
+        passing(f"{len(found)} of {len(runs) * (len(runs) + 1)}: {pair[1]} for {pair[0]}")
+    passing("")
     if in_json:
         rows = [{"target": target, "draft": draft, **worth.facts()} for target, draft, worth in found]
         click.echo(as_json({"device": description(), "drafting": rows}))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlx_gpt.door import Countdown, Door, mixed_runs, read_whole, which_run, write_whole
+from mlx_gpt.door import Countdown, Door, mixed_runs, one_to_another, read_whole, which_run, write_whole
 
 if TYPE_CHECKING:
     from mlx_gpt.compression import Compressed
@@ -18,8 +18,7 @@ STREAMS = 32
 
 
 @click.command(cls=Door)
-@click.argument("file")
-@click.option("--out", "-o", required=True, metavar="FILE", help="The file to write; - is standard output.")
+@one_to_another
 @which_run
 @mixed_runs
 @click.option(

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import click
 
-from mlx_gpt.door import Countdown, Door, mixed_runs, notice, read_whole, which_run, write_whole
+from mlx_gpt.door import Countdown, Door, mixed_runs, notice, one_to_another, read_whole, which_run, write_whole
 
 
 @click.command(cls=Door)
-@click.argument("file")
-@click.option("--out", "-o", required=True, metavar="FILE", help="The file to write; - is standard output.")
+@one_to_another
 @which_run
 @mixed_runs
 def main(file: str, out: str, stage: int | None, run: Path | None, mix: tuple[Path, ...]) -> None:

@@ -145,6 +145,15 @@ def notice(message: str) -> None:
     click.secho(message, err=True, dim=True)
 
 
+def passing(said: str) -> None:
+    """What is being done, dim on standard error in the place of what was said so before; "" in the end.
+
+    Nothing where nobody watches a terminal.
+    """
+    if sys.stderr.isatty():
+        click.secho("\r\x1b[K" + (f"{said:<70}" if said else ""), err=True, nl=False, dim=True)
+
+
 def as_json(told: Any) -> str:
     """One JSON object in one line; what is infinite or no number is null there."""
     return json.dumps(_finite(told))
@@ -162,6 +171,18 @@ def which_run(function: Function) -> Function:
     """--stage N (its default run) or --run DIR."""
     function = click.option("--run", type=click.Path(path_type=Path), help="The folder of a trained run.")(function)
     return click.option("--stage", type=int, help="A stage: 1 to 11; its default run under runs/ is taken.")(function)
+
+
+def runs_folder(function: Function) -> Function:
+    """--runs DIR."""
+    kind, told = click.Path(path_type=Path), "Folder of the runs."
+    return click.option("--runs", type=kind, default=Path("runs"), show_default=True, help=told)(function)
+
+
+def one_to_another(function: Function) -> Function:
+    """FILE --out FILE."""
+    told = "The file to write; - is standard output."
+    return click.argument("file")(click.option("--out", "-o", required=True, metavar="FILE", help=told)(function))
 
 
 def cache_kind(function: Function) -> Function:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mlx_gpt import stories
-from mlx_gpt.checkpoint import Checkpoint
+from mlx_gpt.checkpoint import Card, Checkpoint
 from mlx_gpt.corpus import Corpus, Overlap, Text, Traces, documents, encode_text, files, named_paths, open_corpus
 from mlx_gpt.errors import DataError
 from mlx_gpt.tokenizer import WORD, Tokenizer
@@ -48,10 +48,10 @@ def held_out(trained: Checkpoint, data: Sequence[str], notice: Notice) -> Text:
 
 class Shared:
     """The held-out text of several runs: tokenised once for each tokenizer; what there is to say of it is said once
-    for each training text, which it names if wanted."""
+    for each training text, which it names if they are several."""
 
-    def __init__(self, data: Sequence[str], notice: Notice, name: bool) -> None:
-        self.data, self.notice, self.name = data, notice, name
+    def __init__(self, data: Sequence[str], cards: Iterable[Card], notice: Notice) -> None:
+        self.data, self.notice, self.name = data, notice, len({card.text for card in cards}) > 1
         self.texts: dict[tuple[str, bytes], Text] = {}
         self.said: set[str] = set()
 
@@ -64,6 +64,20 @@ class Shared:
             self.texts[key] = held_out(trained, self.data, lambda said: None if known else self.notice(about + said))
             self.said.add(card.text)
         return self.texts[key]
+
+    def free(self, trained: Checkpoint) -> tuple[dict[str, float], np.ndarray | None]:
+        """Bits per byte of the text that cost no model, and the `floor` of our own stories.
+
+        Nothing where tokens are words, which do not spell the text's bytes.
+        """
+        text, tokenizer = self.of(trained), trained.tokenizer
+        if tokenizer.kind == WORD:
+            return {}, None
+        lines = reference_lines(raw_bytes(text, tokenizer))
+        if self.data or not trained.card.source.builtin:
+            return lines, None
+        least = floor(raw_bytes(text, tokenizer))
+        return lines | {"exact entropy": float(least.sum()) / text.bytes}, least
 
 
 def own_corpus(trained: Checkpoint, notice: Notice) -> Corpus:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from mlx_gpt.door import Door
+from mlx_gpt.door import Door, runs_folder
 from mlx_gpt.tokenizer import KINDS
 
 
@@ -24,13 +24,7 @@ from mlx_gpt.tokenizer import KINDS
 @click.option("--tokenizer", type=click.Choice(KINDS), default="bpe", show_default=True, help="What a token is.")
 @click.option("--vocab-size", type=click.IntRange(259), help="Entries of a BPE vocabulary.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Seed of every stage.")
-@click.option(
-    "--runs",
-    type=click.Path(path_type=Path),
-    default=Path("runs"),
-    show_default=True,
-    help="Folder of the runs.",
-)
+@runs_folder
 @click.option("--stages", default="", help="Only these, e.g. 1,4,11.  [default: all]")
 def main(
     data: tuple[str, ...],

@@ -13,7 +13,7 @@ import numpy as np
 
 from mlx_gpt.bootstrap import Estimate, detectable, estimate, holm
 from mlx_gpt.checkpoint import LAST, MODEL, Card, read_card, runs
-from mlx_gpt.errors import CheckpointError
+from mlx_gpt.errors import CheckpointError, SettingError
 from mlx_gpt.folder import LOG
 from mlx_gpt.measure import Score
 
@@ -35,8 +35,14 @@ class Entry:
     score: Score
 
 
-def cards_in(folder: Path) -> tuple[dict[Path, Card], dict[str, str]]:
-    """The cards of all runs in a folder, and by name why others are left out."""
+def cards_in(folder: Path, data: Sequence[str]) -> tuple[dict[Path, Card], dict[str, str]]:
+    """The cards of all runs in a folder, to be scored on `data` or their own text, and by name why others are left out.
+
+    Raises CheckpointError where there are none, SettingError where they have several texts of their own or `data` is
+    standard input.
+    """
+    if "-" in data:
+        raise SettingError("--data -: standard input can be read only once; name a file")
     cards, left_out = dict[Path, Card](), dict[str, str]()
     for run in runs(folder):
         try:
@@ -46,6 +52,17 @@ def cards_in(folder: Path) -> tuple[dict[Path, Card], dict[str, str]]:
     begun = {path.parent for name in (LOG, LAST) for path in folder.glob(f"*/{name}")}
     for run in sorted(each for each in begun if not (each / MODEL).is_file()):
         left_out[run.name] = "no model yet"
+    if not cards:
+        said = "".join(f"; {name}: {why}" for name, why in left_out.items())
+        raise CheckpointError(
+            f"{folder}: no trained runs here{said}; python -m mlx_gpt.train --stage 1, or scripts/train_all.py"
+        )
+    corpora = {card.text: str(card.source) for card in cards.values()}
+    if len(corpora) > 1 and not data:
+        raise SettingError(
+            f"{folder}: trained on {len(corpora)} corpora or splits ({', '.join(corpora.values())}); "
+            "name one text for all with --data FILE"
+        )
     return cards, left_out
 
 

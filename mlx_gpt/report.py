@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import click
 
-from mlx_gpt.door import Door, as_json, notice
+from mlx_gpt.door import Door, as_json, notice, passing, runs_folder
 
 SEEDS = 4
 
 
 @click.command(cls=Door)
-@click.option(
-    "--runs",
-    type=click.Path(path_type=Path),
-    default=Path("runs"),
-    show_default=True,
-    help="Folder of the runs.",
-)
+@runs_folder
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Folder to write to.  [default: that of --runs]")
 @click.option("--data", multiple=True, metavar="PATH...", help="Text to score instead of the runs' held-out split.")
 @click.option("--prompt", "prompts", multiple=True, help="A beginning of samples; may be given more than once.")
@@ -38,7 +31,7 @@ def main(runs: Path, output: Path | None, data: tuple[str, ...], prompts: tuple[
     python -m mlx_gpt.report --runs runs --data other.txt --output other --prompt "Once upon a time"
     """
     from mlx_gpt.device import pick_device
-    from mlx_gpt.errors import CheckpointError, SettingError
+    from mlx_gpt.errors import CheckpointError
     from mlx_gpt.reporting import MARKDOWN, PAGE, RESULTS, kept
     from mlx_gpt.reporting.asked import Asked
     from mlx_gpt.reporting.collect import Collector
@@ -46,8 +39,6 @@ def main(runs: Path, output: Path | None, data: tuple[str, ...], prompts: tuple[
     from mlx_gpt.reporting.page import page
     from mlx_gpt.sampling import Taste
 
-    if "-" in data:
-        raise SettingError("--data -: standard input can be read only once; name a file")
     folder = runs if output is None else output
     earlier = kept.read(folder / RESULTS, notice)
     pick_device()
@@ -56,8 +47,8 @@ def main(runs: Path, output: Path | None, data: tuple[str, ...], prompts: tuple[
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"--output {folder}: cannot be written ({error.strerror}); name another") from error
-    told = collector.collect(earlier, _show, lambda told: kept.write(folder / RESULTS, as_json(told)))
-    _show("")
+    told = collector.collect(earlier, passing, lambda told: kept.write(folder / RESULTS, as_json(told)))
+    passing("")
     text = as_json(told)
     told = json.loads(text)  # the pages show what the file says, where what is infinite is null
     kept.write(folder / RESULTS, text)
@@ -69,12 +60,6 @@ def main(runs: Path, output: Path | None, data: tuple[str, ...], prompts: tuple[
         notice(f"left out: {name} ({why})")
     for name in (PAGE, MARKDOWN, RESULTS):
         click.echo(folder / name)
-
-
-def _show(said: str) -> None:
-    """What is being done, on a terminal; the last word is empty."""
-    if sys.stderr.isatty():
-        click.secho(f"\r{said:<70}" + ("" if said else "\r"), err=True, nl=False, dim=True)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from mlx_gpt.checkpoint import MODEL, Card, Checkpoint
 from mlx_gpt.corpus import units
 from mlx_gpt.corpus.corpus import training_text
 from mlx_gpt.corpus.documents import digest, files, named_paths
-from mlx_gpt.errors import CheckpointError, MlxGptError, SettingError
+from mlx_gpt.errors import CheckpointError, MlxGptError
 from mlx_gpt.folder import LOG
-from mlx_gpt.heldout import Notice, Shared, floor, raw_bytes, reference_lines
+from mlx_gpt.heldout import Notice, Shared
 from mlx_gpt.league import Entry, cards_in, legend, rows
 from mlx_gpt.measure import Score, measure
 from mlx_gpt.plot import read_log
@@ -28,7 +28,7 @@ from mlx_gpt.reporting.asked import Asked, curve, excerpts, lengths, passage, pr
 from mlx_gpt.reporting.kept import Earlier
 from mlx_gpt.reporting.machine import machine
 from mlx_gpt.reporting.written import Copies, measures, training_pieces
-from mlx_gpt.tokenizer import WORD, Tokenizer
+from mlx_gpt.tokenizer import Tokenizer
 
 
 class Collector:
@@ -37,25 +37,16 @@ class Collector:
     def __init__(self, runs: Path, data: Sequence[str], asked: Asked, notice: Notice) -> None:
         """`asked` without prompts: some are taken from the held-out text.
 
-        Raises CheckpointError where there are no runs, SettingError where they come from several texts.
+        Raises as `cards_in` does.
         """
         self.folder, self.data, self.notice = runs, data, notice
-        self.cards, self.left_out = cards_in(runs)
-        if not self.cards:
-            said = "".join(f"; {name}: {why}" for name, why in self.left_out.items())
-            raise CheckpointError(f"{runs}: no trained runs here{said}; python scripts/train_all.py trains them")
-        corpora = {card.text: str(card.source) for card in self.cards.values()}
-        if len(corpora) > 1 and not data:
-            raise SettingError(
-                f"{runs}: trained on {len(corpora)} corpora or splits ({', '.join(corpora.values())}); "
-                "name one text for all with --data FILE"
-            )
+        self.cards, self.left_out = cards_in(runs, data)
         self.asked = asked
-        self.key = next(iter(corpora))
+        self.key = next(iter(self.cards.values())).text
         if data:
             with named_paths(data) as paths:
                 self.key = digest(files(paths))
-        self.texts = Shared(data, notice, name=len(corpora) > 1)
+        self.texts = Shared(data, self.cards.values(), notice)
         self.text: dict[str, Any] | None = None
         self.excerpts: list[dict[str, Any]] = []  # of the held-out text, where they are to be measured
         self.written: list[dict[str, Any]] | None = None
@@ -131,12 +122,7 @@ class Collector:
         text, tokenizer = self.texts.of(trained), trained.tokenizer
         if self.text is None:
             parts = units(text, tokenizer)
-            spelled = tokenizer.kind != WORD  # words do not spell the text's bytes
-            lines = reference_lines(raw_bytes(text, tokenizer)) if spelled else {}
-            least = None
-            if trained.card.source.builtin and not self.data:
-                least = floor(raw_bytes(text, tokenizer))
-                lines["exact entropy"] = float(least.sum()) / text.bytes
+            lines, least = self.texts.free(trained)
             shown = passage(text, tokenizer)
             self.text = {
                 "key": self.key,
