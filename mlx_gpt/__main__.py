@@ -11,6 +11,7 @@ from mlx_gpt import (
     compress,
     count,
     decompress,
+    distill,
     download,
     evaluate,
     generate,
@@ -58,7 +59,22 @@ def show_stages() -> None:
     click.echo("\npython -m mlx_gpt.train --stage N trains one; --stage N --help lists its settings.")
 
 
-for door in (train, generate, evaluate, compare, report, count, merge, quantize, compress, decompress, download, arpa):
+DOORS = (
+    train,
+    generate,
+    evaluate,
+    compare,
+    report,
+    count,
+    merge,
+    quantize,
+    distill,
+    compress,
+    decompress,
+    download,
+    arpa,
+)
+for door in DOORS:
     main.add_command(door.main, door.__name__.rpartition(".")[2])
 main.add_command(ladder.main, "train-all")
 

@@ -30,7 +30,7 @@ LEVELS = [
     {"cached", "endless", "measure"},
     {"counting", "descent"},
     {"stages"},
-    {"checkpoint", "sampling", "decoding", "beam", "drafting"},
+    {"checkpoint", "sampling", "decoding", "beam", "distillation", "drafting"},
     {
         "acceptance",
         "completion",
@@ -59,6 +59,7 @@ LEVELS = [
         "arpa",
         "compress",
         "decompress",
+        "distill",
     },
     {"__main__"},
 ]
@@ -76,6 +77,8 @@ INSIDE = {
     ("decoding", "sampling"),
     ("beam", "decoding"),
     ("drafting", "decoding"),
+    ("distillation", "decoding"),
+    ("distillation", "sampling"),
     ("drafting", "sampling"),
     ("memory", "errors"),
     ("kv_cache", "errors"),

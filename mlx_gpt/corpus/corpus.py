@@ -200,10 +200,7 @@ def _make(folder: Path, source: Source, plans: Sequence[Plan], notice: Notice, g
                     yield piece
 
     notice(f"tokenising {sum(sizes.values()) / 1e6:.1f} MB of text, once for all stages")
-    if given is None:
-        tokenizer = Tokenizer.train(source.tokenizer, training_sample(), source.vocab_size)
-    else:
-        tokenizer = given
+    tokenizer = Tokenizer.train(source.tokenizer, training_sample(), source.vocab_size) if given is None else given
     if source.tokenizer == "bpe" and tokenizer.vocab_size < source.vocab_size:
         notice(f"vocabulary lowered from {source.vocab_size} to {tokenizer.vocab_size}: all this text can fill")
     folder.parent.mkdir(parents=True, exist_ok=True)
