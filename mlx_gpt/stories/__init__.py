@@ -2,7 +2,7 @@
 
 `story(seed, index)` writes one, `nats(text)` is -log p of a text under the grammar, `entropy()` the
 expectation over all of them: the lowest loss a language model can reach. `spans` splits a story into its
-choices, each with a tag that says what has to be remembered to predict it (`TAGS`).
+choices, each with a tag that says what has to be remembered to predict it (`TAGS`), and how far back it was said.
 """
 
 from __future__ import annotations

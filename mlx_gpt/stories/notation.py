@@ -3,6 +3,7 @@
     plain text          itself
     [told|tells]        the first in a story of the past, the second in one of the present
     {hero.her}          a form of a word chosen earlier (`{hero}`: its plain form); `{hero:tag}` sets the tag
+    {keeper/toy}        the same where not the word itself was said before, but that it goes with the word `toy`
     {toy=toys.a/hue}    choose from the lexicon `toys`, in form `a`, given the word `hue`; call it `toy`
     {+toys.a/hue}       the same, not remembered
     (one|two|)          an alternative, likelier the earlier it stands; remembers nothing outside
@@ -44,8 +45,8 @@ class Walk(ABC, Generic[V]):
         """Text without choice."""
 
     @abstractmethod
-    def show(self, word: V, form: str, tag: str) -> None:
-        """A word chosen earlier."""
+    def show(self, word: V, form: str, tag: str, given: V | None = None) -> None:
+        """A word chosen earlier; `given` is the word that decides which, if another."""
 
     @abstractmethod
     def choose(self, lexicon: Lexicon, given: V | None, form: str) -> V:
@@ -95,12 +96,13 @@ class Mention:
 
     name: str
     form: str
+    given: str
     tag: str
     domain: tuple[Lexicon, ...]
 
     def play(self, walk: Walk[V], cast: dict[str, V]) -> None:
         """Show it."""
-        walk.show(cast[self.name], self.form, self.tag)
+        walk.show(cast[self.name], self.form, self.tag, cast[self.given] if self.given else None)
 
     def beginnings(self, length: int) -> frozenset[str]:
         """All texts this can produce, cut off after `length` characters."""
@@ -281,4 +283,4 @@ class Notation:
             return Choice(match["bind"].rstrip("=+"), lexicon, form, match["given"] or "")
         domain = tuple(self.lexicons[name] for name in self.domains[match["name"]])
         tag = match["tag"] or self.form_tags.get(form) or domain[0].echo
-        return Mention(match["name"], form, tag, domain)
+        return Mention(match["name"], form, match["given"] or "", tag, domain)

@@ -216,14 +216,14 @@ BACKGROUND = (
 )
 ASK = (" Where [was|is] the ", ' "Who has the ')
 ANSWER = (
-    "? {keeper:holder} [had|has] (it|the {thing.colour:belongs} one)(, and {keeper.she} [was|is] {+moods}"
+    "? {keeper/thing:holder} [had|has] (it|the {thing.colour:belongs} one)(, and {keeper.she} [was|is] {+moods}"
     "| by the {+looks} {+things/theme}| for {+pets} the {+petkinds}).",
-    '?" {other} [asked|asks]. "{keeper:holder} has it!"',
+    '?" {other} [asked|asks]. "{keeper/thing:holder} has it!"',
 )
 CARRY = (
-    " {keeper0:holder} ([took|takes]|[carried|carries]) the {toy.full}, {keeper1:holder} the {gear.full}.",
-    " {keeper0:holder} ([took|takes]|[carried|carries]) the {toy.full}, {keeper1:holder} the {gear.full}, "
-    "{keeper2:holder} the {tool.full}.",
+    " {keeper0/toy:holder} ([took|takes]|[carried|carries]) the {toy.full}, {keeper1/gear:holder} the {gear.full}.",
+    " {keeper0/toy:holder} ([took|takes]|[carried|carries]) the {toy.full}, {keeper1/gear:holder} the {gear.full}, "
+    "{keeper2/tool:holder} the {tool.full}.",
 )
 RETURN = (
     "\n(Together they|Then they all|The children) ([went|go] back|[walked|walk] "

@@ -18,6 +18,7 @@ from typing import Any, TypeVar, final
 
 from mlx_gpt.errors import DataError
 from mlx_gpt.stories.notation import Argument, Either, Result, Walk
+from mlx_gpt.stories.told import Told
 from mlx_gpt.stories.words import Lexicon, Odds, Spelling, Word, odds
 
 S = TypeVar("S")
@@ -25,11 +26,15 @@ S = TypeVar("S")
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One choice (or fixed text) of a story: its text, its tag (see `TAGS`), and -log p in nats."""
+    """One choice (or fixed text) of a story: its text, its tag (see `TAGS`), and -log p in nats.
+
+    back  for a word that was said before, or depends on one that was: bytes back to the last place that tells it
+    """
 
     text: str
     tag: str
     nats: float
+    back: int | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,8 @@ class Telling(Walk[Word]):
     """A walk along one story; who decides is left open."""
 
     def __init__(self) -> None:
-        self.spans: list[tuple[str, str, float]] = []
+        self.spans: list[tuple[str, str, float, int | None]] = []
+        self._told = Told()
         self._frame: tuple[str, float] | None = None  # an alternative taken, not yet seen in the text
 
     @abstractmethod
@@ -66,22 +72,22 @@ class Telling(Walk[Word]):
 
     def say(self, text: str, tag: str) -> None:
         self.write(text)
-        if self._frame is None:
-            self.spans.append((text, tag, 0.0))
-        else:
-            self.spans.append((text, *self._frame))
-            self._frame = None
+        tag, nats = self._frame or (tag, 0.0)
+        self._frame = None
+        self._add(text, tag, nats, None)
 
-    def show(self, word: Word, form: str, tag: str) -> None:
+    def show(self, word: Word, form: str, tag: str, given: Word | None = None) -> None:
         text = word.forms[form]
         self.write(text)
-        self.spans.append((text, tag, 0.0))
+        self._name(word, form, tag, 0.0, given)
 
     def choose(self, lexicon: Lexicon, given: Word | None, form: str) -> Word:
         table = lexicon.table(given)
         spelling = table.spelling(form)
         index = self.name(spelling, table.odds)
-        self.spans.append((spelling.texts[index], lexicon.tag, table.odds.nats[index]))
+        back = None if given is None else self._told.back(given)
+        self._told.choose(table.words[index])
+        self._add(spelling.texts[index], lexicon.tag, table.odds.nats[index], back)
         return table.words[index]
 
     def either(self, options: Either, cast: dict[str, Word]) -> None:
@@ -99,11 +105,22 @@ class Telling(Walk[Word]):
         chances = odds(*weights)
         spelling = Spelling(tuple(word.forms[form] for word in words))
         index = self.name(spelling, chances)
-        self.spans.append((spelling.texts[index], tag, chances.nats[index]))
+        self._name(words[index], form, tag, chances.nats[index], None)
         return index
 
     def call(self, part: Callable[[Walk[Word], Argument], Result], argument: Argument) -> Result:
         return part(self, argument)
+
+    def _name(self, word: Word, form: str, tag: str, nats: float, given: Word | None) -> None:
+        back = self._told.back(word, word.forms[form]) if given is None else self._told.holder(given)
+        if given is not None:
+            self._told.answer(given)
+        self._told.say(word, form, tag)
+        self._add(word.forms[form], tag, nats, back)
+
+    def _add(self, text: str, tag: str, nats: float, back: int | None) -> None:
+        self.spans.append((text, tag, nats, back))
+        self._told.size += len(text.encode())
 
 
 @final
@@ -213,7 +230,7 @@ class Expecting(Walk[Belief]):
     def say(self, text: str, tag: str) -> None:
         self.bytes += self._share * len(text.encode())
 
-    def show(self, word: Belief, form: str, tag: str) -> None:
+    def show(self, word: Belief, form: str, tag: str, given: Belief | None = None) -> None:
         self.bytes += self._share * word.bytes(form)
 
     def choose(self, lexicon: Lexicon, given: Belief | None, form: str) -> Belief:
