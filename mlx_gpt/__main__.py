@@ -19,6 +19,7 @@ from mlx_gpt import (
     merge,
     quantize,
     report,
+    skills,
     train,
 )
 
@@ -64,6 +65,7 @@ DOORS = (
     generate,
     evaluate,
     compare,
+    skills,
     report,
     count,
     merge,

@@ -41,6 +41,7 @@ LEVELS = [
         "interactive",
         "league",
         "mixture",
+        "probes",
         "prompt_cache",
         "run",
     },
@@ -51,6 +52,7 @@ LEVELS = [
         "evaluate",
         "compare",
         "report",
+        "skills",
         "download",
         "ladder",
         "count",
@@ -88,6 +90,7 @@ INSIDE = {
     ("run", "folder"),
     ("league", "folder"),
     ("compression", "mixture"),
+    ("probes", "heldout"),
     ("ladder", "train"),
     ("count", "train"),
 }  # within one level, this way only

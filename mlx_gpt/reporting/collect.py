@@ -23,6 +23,7 @@ from mlx_gpt.heldout import Notice, Shared
 from mlx_gpt.league import Entry, cards_in, legend, rows
 from mlx_gpt.measure import Score, measure
 from mlx_gpt.plot import read_log
+from mlx_gpt.probes import Asking
 from mlx_gpt.reporting import FORMAT, VERSION
 from mlx_gpt.reporting.asked import Asked, curve, excerpts, lengths, passage, prompts, samples, surprise
 from mlx_gpt.reporting.kept import Earlier
@@ -47,6 +48,7 @@ class Collector:
             with named_paths(data) as paths:
                 self.key = digest(files(paths))
         self.texts = Shared(data, self.cards.values(), notice)
+        self.asking = Asking(notice)
         self.text: dict[str, Any] | None = None
         self.excerpts: list[dict[str, Any]] = []  # of the held-out text, where they are to be measured
         self.written: list[dict[str, Any]] | None = None
@@ -70,7 +72,7 @@ class Collector:
                 self.left_out[folder.name] = str(error)
                 continue
             run |= known.runs.get(run["sha256"], {})
-            if self.text is not None and self.written is not None and run.get("written") is not None:
+            if self.text is not None and self.written is not None and run.get("written") is not None and "skills" in run:
                 self.runs.append(run)
             else:
                 waiting.append(run)
@@ -163,6 +165,8 @@ class Collector:
             run["surprise"] = surprise(trained, shown)
         if "samples" not in run:
             run["samples"] = samples(trained, self.asked)
+        if "skills" not in run:
+            run["skills"] = self.asking.ask(trained, self.texts.of(trained), own=not self.data)
         run["written"] = None
         self.tokenizers[trained.card.corpus] = trained.tokenizer
         self.runs.append(run)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_gpt.errors import CheckpointError
+from mlx_gpt.probes.asking import VERSION as PROBES
 from mlx_gpt.replacing import replacing
 from mlx_gpt.reporting import FORMAT, VERSION
 
@@ -36,6 +37,8 @@ class Earlier:
                 raise ValueError("numbers that are none")
             names = ("score", "surprise", "samples", "written") if same else ("score", "surprise")
             self.runs[run["sha256"]] = {name: run[name] for name in names}
+            if run.get("skills", {}).get("version") == PROBES:
+                self.runs[run["sha256"]]["skills"] = run["skills"]
 
 
 def read(path: Path, notice: Callable[[str], None]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlx_gpt.league import ALPHA
+from mlx_gpt.reporting.skills import markdown as skills
 from mlx_gpt.reporting.words import count, excerpt, megabytes, percent, signed, time, with_margin
 
 Told = dict[str, Any]
@@ -24,6 +25,8 @@ def markdown(told: Told) -> str:
         "\n".join(f"- {_plain(line)}" for line in told["legend"]),
         "## Surprise of one passage",
         _passage(told),
+        "## Skills",
+        *(f"{_plain(said)}\n\n{_table(head, rows)}" for said, head, rows in skills(told["runs"])),
         "## Written text",
         _written(told),
         "## Samples",

@@ -1,0 +1,122 @@
+"""What each stage can do, as a section of the pages: stages down, skills across."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+from itertools import groupby
+from typing import Any
+
+from mlx_gpt.probes import SKILLS
+from mlx_gpt.stories import TAGS
+
+Told = dict[str, Any]
+Cell = tuple[str, str, str]  # a figure, how far its interval reaches, and the class that colours it
+SHADES = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)  # of a probe, 0 to 1
+HEATS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # bits above the floor
+PROBES = (
+    "Twins of texts that differ in one word that decides, each with a right and a wrong way to go on: 0 is chance, 100 "
+    "always right, below 0 misled. The words are frequent ones of the training text, the passages held out; a skill that "
+    "the text never teaches reads as chance. B: bytes back to what decides, of which a token has three or four."
+)
+KINDS = (
+    "Bits a choice above the exact floor, by what has to be remembered: 0 cannot be beaten, but for the noise of a "
+    "sample and of tokens that reach into the next choice."
+)
+DISTANCES = (
+    "The same for names, things and words that stood in the story before, by how many bytes ago that was last: whoever "
+    "looks far enough back need not pay."
+)
+
+
+def section(runs: Sequence[Told]) -> str:
+    """The tables as HTML."""
+    parts = [f"<p>{escape(PROBES)}</p>", _matrix(runs, "Probes", _probes(runs), _grouped(runs))]
+    asks = [(skill.name, skill.asks) for skill in SKILLS]
+    parts.append(_meanings("What each probe asks", asks))
+    known = [run for run in runs if run["skills"]["dependencies"]]
+    if known:
+        for name, said, title in (("kinds", KINDS, "Excess by kind"), ("distances", DISTANCES, "Excess by distance")):
+            rows = [run["skills"]["dependencies"][name] for run in known]
+            columns = _columns(rows)
+            parts.append(f"<p>{escape(said)}</p>")
+            heads = "".join(f'<th scope="col">{escape(each)}</th>' for each in columns)
+            parts.append(
+                _matrix(known, title, [_cells(each, columns, _excess) for each in rows], f"<tr><th></th>{heads}</tr>")
+            )
+            if name == "kinds":
+                parts.append(_meanings("What has to be remembered", list(TAGS.items())))
+    return "".join(parts)
+
+
+def markdown(runs: Sequence[Told]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """The tables as (what is said before it, head, rows): skills down, stages across."""
+    tables = [(PROBES, "probe", runs, [run["skills"]["probes"] for run in runs], _score)]
+    known = [run for run in runs if run["skills"]["dependencies"]]
+    for name, said, head in (("kinds", KINDS, "bits a choice"), ("distances", DISTANCES, "bytes back")):
+        tables.append((said, head, known, [run["skills"]["dependencies"][name] for run in known], _excess))
+    told = []
+    for said, head, members, rows, shown in tables:
+        names = [f"{run['stage']} {run['name']}" for run in members]
+        columns = _columns(rows)
+        cells = [_cells(each, columns, shown) for each in rows]
+        down = [[column, *(f"{figure}{reach}" for figure, reach, _ in at)] for column, *at in zip(columns, *cells)]
+        if members:
+            told.append((said, [head, *names], down))
+    return told
+
+
+def _probes(runs: Sequence[Told]) -> list[list[Cell]]:
+    columns = [skill.name for skill in SKILLS]
+    return [_cells(run["skills"]["probes"], columns, _score) for run in runs]
+
+
+def _columns(rows: Sequence[Sequence[Told]]) -> list[str]:
+    return list(dict.fromkeys(each["name"] for row in rows for each in row))
+
+
+def _cells(row: Sequence[Told], columns: Sequence[str], shown: Callable[[Told], Cell]) -> list[Cell]:
+    known = {each["name"]: shown(each) for each in row}
+    return [known.get(column, ("", "", "")) for column in columns]
+
+
+def _score(row: Told) -> Cell:
+    value = row["value"]
+    if value is None:
+        return "–", "", ""
+    reach = max(row["high"] - value, value - row["low"])
+    shade = "under" if value < -SHADES[0] else f"k{sum(value >= least for least in SHADES)}"
+    return f"{100 * value:.0f}".replace("-", "−"), f" ± {100 * reach:.0f}", shade
+
+
+def _excess(row: Told) -> Cell:
+    value, margin = row["value"], row["margin"]
+    if value is None:
+        return "∞", "", f"h{len(HEATS) + 1}"
+    reach = "" if margin is None else f" ± {margin:.2f}"
+    return f"{value:.2f}".replace("-", "−"), reach, f"h{sum(value >= least for least in HEATS)}"
+
+
+def _grouped(runs: Sequence[Told]) -> str:
+    """Two rows of headings: a group over its parts."""
+    above, below = "<th></th>", "<th></th>"
+    for group, members in groupby(SKILLS, key=lambda skill: skill.group):
+        each = list(members)
+        above += f'<th scope="colgroup" colspan="{len(each)}">{escape(group)}</th>'
+        below += "".join(f'<th scope="col" title="{escape(skill.asks)}">{escape(skill.part)}</th>' for skill in each)
+    return f"<tr>{above}</tr><tr>{below}</tr>"
+
+
+def _matrix(runs: Sequence[Told], title: str, rows: Sequence[Sequence[Cell]], head: str) -> str:
+    body = []
+    for run, row in zip(runs, rows, strict=True):
+        cells = "".join(f'<td class="{kind}">{figure}<small>{reach}</small></td>' for figure, reach, kind in row)
+        name = escape(f"{run['stage']} {run['name']}")
+        body.append(f'<tr><th scope="row">{name}</th>{cells}</tr>')
+    table = f'<table class="matrix"><thead>{head}</thead><tbody>{"".join(body)}</tbody></table>'
+    return f'<div class="scroll" role="region" aria-label="{title}" tabindex="0">{table}</div>'
+
+
+def _meanings(title: str, said: Sequence[tuple[str, str]]) -> str:
+    told = "".join(f"<dt>{escape(name)}</dt><dd>{escape(what)}</dd>" for name, what in said)
+    return f"<details><summary>{escape(title)}</summary><dl>{told}</dl></details>"

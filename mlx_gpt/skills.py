@@ -1,0 +1,59 @@
+"""What every run can do, skill by skill: python -m mlx_gpt.skills"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mlx_gpt.door import Door, as_json, notice, passing, runs_folder
+
+
+@click.command(cls=Door)
+@runs_folder
+@click.option("--data", multiple=True, metavar="PATH...", help="Take passages from this text, not the held-out.")
+@click.option("--json", "in_json", is_flag=True, help="Print one JSON object.")
+def main(runs: Path, data: tuple[str, ...], in_json: bool) -> None:
+    """Ask every run in a folder what it can do: stages by skills, with 95 % intervals.
+
+    Probes are twins of texts that differ in one word that decides, with a right and a wrong way to go on: agreement,
+    copying, recall over distance, quotes. They are made of frequent words of the training text and of held-out
+    passages, by a fixed seed. 0 is chance: so read what a stage cannot see, and what its text never taught.
+
+    Runs of the built-in stories tell besides how many bits they pay above the exact floor, by what has to be
+    remembered and by how far back it was said.
+    """
+    from mlx_gpt import checkpoint
+    from mlx_gpt.device import description, pick_device
+    from mlx_gpt.errors import CheckpointError
+    from mlx_gpt.heldout import Shared
+    from mlx_gpt.league import cards_in
+    from mlx_gpt.probes import Asking, legend, table
+
+    pick_device()
+    cards, left_out = cards_in(runs, data)
+    texts, asking = Shared(data, cards.values(), notice), Asking(notice)
+    told: dict[str, dict[str, Any]] = {}
+    for number, folder in enumerate(sorted(cards, key=lambda folder: (cards[folder].stage, folder.name)), 1):
+        passing(f"asking {number} of {len(cards)}: {folder.name}")
+        try:
+            trained = checkpoint.load(folder)
+        except CheckpointError as error:
+            left_out[folder.name] = str(error)
+            continue
+        about = {"stage": trained.stage.number, "name": trained.stage.name}
+        told[folder.name] = about | asking.ask(trained, texts.of(trained), own=not data)
+    passing("")
+    if not told:
+        raise CheckpointError(f"{runs}: no run can be read; {'; '.join(left_out.values())}")
+    if in_json:
+        click.echo(as_json({"device": description(), "runs": told, "left_out": left_out}))
+        return
+    click.echo("\n".join([*table(told), "", *legend(told)]))
+    for name, why in left_out.items():
+        click.echo(f"left out: {name} ({why})")
+
+
+if __name__ == "__main__":
+    main()
