@@ -32,6 +32,7 @@ from mlx_gpt import (
     merge,
     quantize,
     report,
+    skills,
     stages,
     train,
 )
@@ -50,6 +51,7 @@ DOORS = {
     "merge": merge,
     "quantize": quantize,
     "report": report,
+    "skills": skills,
     "download": download,
     "ladder": ladder,
 }
@@ -318,6 +320,9 @@ MISTAKES = [
     ("evaluate", "--run {run}/1 --data {tmp}/missing.txt", "no such file"),
     ("evaluate", "--run {run}/1 --data {tmp}/latin1.txt", "not UTF-8"),
     ("compare", "--runs {tmp}/no_text", "no trained runs"),
+    ("skills", "--runs {tmp}/no_text", "no trained runs"),
+    ("skills", "--runs {run} --data -", "only once"),
+    ("skills", "--runs {run} --data {tmp}/missing.txt", "no such file"),
     ("report", "--runs {tmp}/no_text", "no trained runs"),
     ("report", "--runs {run} --data -", "only once"),
     ("report", "--runs {run} --output {tmp}/short.txt", "name another"),

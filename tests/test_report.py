@@ -14,6 +14,8 @@ from mlx_gpt import checkpoint, stages
 from mlx_gpt import report as door
 from mlx_gpt.checkpoint import Card
 from mlx_gpt.corpus import Corpus
+from mlx_gpt.probes import asking
+from mlx_gpt.probes.pairs import twins
 from mlx_gpt.reporting import collect, figures
 from mlx_gpt.reporting.asked import beginning, curve
 from mlx_gpt.reporting.markdown import markdown
@@ -49,12 +51,20 @@ def runs(rough, corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_probes():
+    """Two kinds of probes of two twins each; the others have tests of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asking, "twins", lambda words: [(skill, made[:2]) for skill, made in twins(words)][:4:3])
+        yield
+
+
 def walk(*args: object) -> Result:
     return CliRunner().invoke(door.main, [str(arg) for arg in args], prog_name="report")
 
 
 @pytest.fixture(scope="module")
-def told(runs: Path) -> dict:
+def told(runs: Path, few_probes: None) -> dict:
     result = walk("--runs", runs, "--tokens", TOKENS)
     assert result.exit_code == 0, result.output
     return json.loads((runs / "results.json").read_text())
@@ -129,6 +139,28 @@ def test_a_report_tells_every_stage(told: dict) -> None:
     unigram = told["runs"][0]["surprise"]
     cost = dict(zip(unigram["pieces"], unigram["bits"], strict=True))
     assert unigram["bits"] == [cost[piece] for piece in unigram["pieces"]]
+
+
+def test_skills_stand_in_every_page(told: dict) -> None:
+    for run in told["runs"]:
+        assert [row["name"] for row in run["skills"]["probes"]] == ["agreement next", "copy 32 B"]
+        assert run["skills"]["dependencies"] is None  # the stories of a file, not the built-in corpus
+    shown, text = page(told), markdown(told)
+    assert shown.count('class="matrix"') == 1 and '<td class="k' in shown
+    assert "| copy 32 B |" in text and "0 is chance" in shown and "0 is chance" in text
+
+
+def test_a_report_from_before_there_were_skills_asks_for_them_alone(
+    told: dict, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = json.loads(json.dumps(told))
+    for run in before["runs"]:
+        del run["skills"]
+    (tmp_path / "results.json").write_text(json.dumps(before))
+    monkeypatch.setattr(collect, "measure", None)
+    assert walk("--runs", runs, "--tokens", TOKENS, "--output", tmp_path).exit_code == 0
+    again = json.loads((tmp_path / "results.json").read_text())
+    assert [run["skills"] for run in again["runs"]] == [run["skills"] for run in told["runs"]]
 
 
 def test_scores_are_those_of_compare(told: dict, runs: Path) -> None:

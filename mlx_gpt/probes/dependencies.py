@@ -80,13 +80,13 @@ def choices(model: LanguageModel, tokenizer: Tokenizer, told: Sequence[str]) -> 
     for document, start, logprobs in scored(model, text):
         paid[document][start : start + len(logprobs)] = -logprobs / math.log(2)
     rows, bits = list[tuple[int, int, int, float]](), list[np.ndarray]()
-    for at, story in enumerate(told):
+    for at, each in enumerate(told):
         begins = np.append(0, np.cumsum(tokenizer.lengths()[text.document(at)[1:]]))[: len(paid[at])]
-        heads, floor, shown = _shown(stories.spans(story), begins)
+        heads, floor, shown = _shown(stories.spans(each), begins)
         bits.append(np.bincount(shown, paid[at], len(heads)))
-        rows += [(at, kinds.index(span.tag), span.back or 0, each) for span, each in zip(heads, floor, strict=True)]
-    column = [np.array(values) for values in zip(*rows, strict=True)]
-    return Choices(*column, np.concatenate(bits), text.sizes)
+        rows += [(at, kinds.index(span.tag), span.back or 0, least) for span, least in zip(heads, floor, strict=True)]
+    story, kind, back, exact = (np.array(column) for column in zip(*rows, strict=True))
+    return Choices(story, kind, back, exact, np.concatenate(bits), text.sizes)
 
 
 def _shown(spans: Sequence[Span], begins: np.ndarray) -> tuple[list[Span], list[float], np.ndarray]:

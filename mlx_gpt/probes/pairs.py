@@ -139,7 +139,7 @@ def _quote(chance: random.Random, words: Words, size: int) -> Twins | None:
     if len(fitting) < 8:
         return None
     before, within, behind = chance.choice(fitting)
-    start, end = kind
+    start, end = kind[0], kind[1]
     said, unsaid = f"{before}{start}{within}", f"{before}{within}"
     return Twins(
         (f"{said}{end}{behind}", f"{said}{behind}"),

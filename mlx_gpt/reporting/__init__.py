@@ -9,8 +9,8 @@ text                   the held-out text: key, source, bytes, documents, what is
 asked                  prompts, seeds and tokens of the samples, and the `sampling` settings they were written with
 league, legend         the rows of the table as `mlx_gpt.compare --json` tells them, and what its signs mean
 runs                   each run by folder name: sha256 of its model, stage, name, title, remembers, `score` (nats (U,),
-                       tokens, seconds, context), `surprise` (pieces, bits), `samples`, `curve`, `written` and `skills`, as
-                       `mlx_gpt.skills --json` tells them
+                       tokens, seconds, context), `surprise` (pieces, bits), `samples`, `curve`, `written`, and
+                       `skills` as `mlx_gpt.skills --json` tells them
 written                the same measures as there, of the held-out text itself
 missing_stages, left_out   what is not in it, and why
 """

@@ -72,7 +72,8 @@ class Collector:
                 self.left_out[folder.name] = str(error)
                 continue
             run |= known.runs.get(run["sha256"], {})
-            if self.text is not None and self.written is not None and run.get("written") is not None and "skills" in run:
+            known_all = "skills" in run and run.get("written") is not None
+            if self.text is not None and self.written is not None and known_all:
                 self.runs.append(run)
             else:
                 waiting.append(run)

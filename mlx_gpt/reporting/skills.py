@@ -15,9 +15,10 @@ Cell = tuple[str, str, str]  # a figure, how far its interval reaches, and the c
 SHADES = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)  # of a probe, 0 to 1
 HEATS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # bits above the floor
 PROBES = (
-    "Twins of texts that differ in one word that decides, each with a right and a wrong way to go on: 0 is chance, 100 "
-    "always right, below 0 misled. The words are frequent ones of the training text, the passages held out; a skill that "
-    "the text never teaches reads as chance. B: bytes back to what decides, of which a token has three or four."
+    "Twins of texts that differ in one word that decides, each with a right and a wrong way to go on, ± the reach of "
+    "the 95 % interval: 0 is chance, 100 always right, below 0 misled. The words are frequent ones of the training "
+    "text, the passages held out; a skill that the text never teaches reads as chance, and – was not asked for want of "
+    "words. B: bytes back to what decides, of which a token has three or four."
 )
 KINDS = (
     "Bits a choice above the exact floor, by what has to be remembered: 0 cannot be beaten, but for the noise of a "
@@ -60,7 +61,10 @@ def markdown(runs: Sequence[Told]) -> list[tuple[str, list[str], list[list[str]]
         names = [f"{run['stage']} {run['name']}" for run in members]
         columns = _columns(rows)
         cells = [_cells(each, columns, shown) for each in rows]
-        down = [[column, *(f"{figure}{reach}" for figure, reach, _ in at)] for column, *at in zip(columns, *cells)]
+        down = [
+            [column, *(f"{figure}{reach}" for figure, reach, _ in at)]
+            for column, *at in zip(columns, *cells, strict=True)
+        ]
         if members:
             told.append((said, [head, *names], down))
     return told
