@@ -455,6 +455,23 @@ def test_a_phone_shows_all_of_it_in_both_schemes(browser: Browser, scheme: str) 
     browser.show(1000, 800, "light")
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_figures_can_be_read_on_the_colours_of_skills(browser: Browser, scheme: str) -> None:
+    browser.show(360, 740, scheme)
+    for shade in ("k1", "k6", "under", "h1", "h6"):
+        ink, card, over = browser.value(
+            "((cell, kind) => {cell.className = kind; const of = each => getComputedStyle(each);"
+            "return [of(cell).color, of(cell.closest('.scroll')).backgroundColor, of(cell).backgroundColor]})"
+            f"(document.querySelector('.matrix td'), '{shade}')"
+        )
+        alpha = float(over.rstrip(")").split(",")[-1].split("/")[-1])
+        parts = [[int(part) for part in re.findall(r"\d+", colour)[:3]] for colour in (card, over)]
+        mixed = ", ".join(str(round((1 - alpha) * below + alpha * above)) for below, above in zip(*parts, strict=True))
+        lighter, darker = sorted((luminance(ink), luminance(f"rgb({mixed})")), reverse=True)
+        assert (lighter + 0.05) / (darker + 0.05) > 4.5, shade  # WCAG 2.2, 1.4.3
+    browser.show(1000, 800, "light")
+
+
 def luminance(colour: str) -> float:
     """Relative luminance of rgb(r, g, b), WCAG 2.2."""
     parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]

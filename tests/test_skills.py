@@ -121,6 +121,11 @@ def test_what_knows_the_right_answers_scores_one_and_their_opposites_minus_one()
             assert told["low"] <= told["value"] <= told["high"]
 
 
+def test_two_impossible_texts_are_a_tie() -> None:
+    told = answers(Mind(lambda text: [math.inf] * (len(text) + 1)), BYTES, MADE)
+    assert all(each["value"] == 0 and each["bits"] == 0 for each in told)
+
+
 def test_whether_a_text_ends_is_not_asked() -> None:
     def only_the_end(text: bytes) -> list[float]:
         return [0.0] * len(text) + [float(hash(text) % 7)]
@@ -194,6 +199,7 @@ def test_all_kinds_add_up_to_the_whole_excess(trained, corpus: Corpus, tales: li
     size = sum(map(len, tales))
     assert sum(row["per_byte"] for row in told["kinds"]) == pytest.approx((whole - floor) / size, rel=1e-6)
     assert told["per_byte"] == pytest.approx((whole - floor) / size, rel=1e-6) and told["per_byte"] > 0
+    assert all(row["value"] > 0 for row in [*told["kinds"], *told["distances"]])  # the floor is not beaten
     # those at a distance are the kinds that were said before, but for the first mention of each, which there is none of
     far = sum(row["per_byte"] for row in told["distances"])
     assert far == pytest.approx(sum(row["per_byte"] for row in told["kinds"] if row["name"] in SAID), abs=0.01)

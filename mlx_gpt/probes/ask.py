@@ -37,7 +37,8 @@ def answers(
     """
     flat = [text for _, made in probes for each in made for text in each.texts]
     logprobs = probabilities(model, tokenizer, flat).reshape(-1, 2, 2) if flat else np.zeros((0, 2, 2))
-    better = (logprobs[..., 0] - logprobs[..., 1]).mean(axis=1)  # nats a text
+    with np.errstate(invalid="ignore"):  # two impossible texts are a tie
+        better = np.nan_to_num((logprobs[..., 0] - logprobs[..., 1]).mean(axis=1), posinf=np.inf, neginf=-np.inf)
     told, at = list[dict[str, Any]](), 0
     for skill, made in probes:
         here, at = better[at : at + len(made)], at + len(made)

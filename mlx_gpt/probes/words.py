@@ -21,12 +21,14 @@ PLAIN = re.compile(r"\b[a-z]{3,}\b")
 SENTENCE = re.compile(r"(?:(?<=[.!?] )|(?<=\n)|^)[A-Z][a-z]*(?: [a-z]+)(?:,? [a-z]+)+[.!?](?=\s|$)", re.M)
 COLOURS = """red blue green white black yellow brown pink purple golden grey silver"""
 THINGS = """ball hat box book cup coat bag kite ring sword dress flag horse stone boat drum scarf marble"""
-NOUNS = """dog cat bird tree boy girl king lord friend flower car toy book horse house man/men woman/women
-child/children eye hand tear word door star cloud fish/fishes rock ship soldier brother sister mother father daughter
-son letter crab gull seal turtle owl fox/foxes badger squirrel hen goat pig cow duck dragon raven bat hound falcon
-pigeon poodle sparrow rat camel lizard snake eagle bear lynx/lynxes ram bee snail frog robin worm penguin hare otter monkey parrot
+NOUNS = """
+dog cat bird tree boy girl king lord friend flower car toy book horse house man/men woman/women child/children eye
+hand tear word door star cloud fish/fishes rock ship soldier brother sister mother father daughter son letter crab
+gull seal turtle owl fox/foxes badger squirrel hen goat pig cow duck dragon raven bat hound falcon pigeon poodle
+sparrow rat camel lizard snake eagle bear lynx/lynxes ram bee snail frog robin worm penguin hare otter monkey parrot
 tiger elephant beaver heron swan newt toad lion pony/ponies zebra peacock llama shell wave tower road enemy/enemies
-sword window picture rose servant stranger farmer teacher rabbit bunny/bunnies puppy/puppies leaf/leaves"""
+sword window picture rose servant stranger farmer teacher rabbit bunny/bunnies puppy/puppies leaf/leaves
+"""
 QUOTES = ('""', "“”", "‘’", "()", "[]", "«»")
 
 

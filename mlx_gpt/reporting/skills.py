@@ -96,7 +96,7 @@ def _score(row: Told) -> Cell:
 def _excess(row: Told) -> Cell:
     value, margin = row["value"], row["margin"]
     if value is None:
-        return "∞", "", f"h{len(HEATS) + 1}"
+        return "∞", "", f"h{len(HEATS)}"
     reach = "" if margin is None else f" ± {margin:.2f}"
     return f"{value:.2f}".replace("-", "−"), reach, f"h{sum(value >= least for least in HEATS)}"
 
