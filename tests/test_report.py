@@ -146,7 +146,7 @@ def test_skills_stand_in_every_page(told: dict) -> None:
         assert [row["name"] for row in run["skills"]["probes"]] == ["agreement next", "copy 32 B"]
         assert run["skills"]["dependencies"] is None  # the stories of a file, not the built-in corpus
     shown, text = page(told), markdown(told)
-    assert shown.count('class="matrix"') == 1 and '<td class="k' in shown
+    assert shown.count('class="matrix"') == 1 and '<small> ± ' in shown
     assert "| copy 32 B |" in text and "0 is chance" in shown and "0 is chance" in text
 
 

@@ -432,6 +432,8 @@ def test_what_decides_a_word_stands_where_the_story_says(crowd: list[list[Span]]
                     assert there.removeprefix("an ").removeprefix("a ").startswith(word), (span, there[:40])
                     between = text[at - span.back + len(word) + 3 : at].casefold()
                     assert span.tag != "name" or not re.search(rf"\b{word}\b", between), (span, between)
+                if span.tag == "pronoun":  # a pronoun tells no name
+                    assert not re.match(r"(she|her|he|his|him)\b", there), (span, there[:40])
                 found.add(span.tag)
             else:
                 assert span.tag not in REMEMBERED or span.tag == "tense"
@@ -449,3 +451,13 @@ def test_who_has_a_thing_was_last_told_so_far_back() -> None:
     assert asked - places[asked].back == text.index("scarf. Paula carried")
     assert carried - places[carried].back == text.index("spotted one, and")
     assert places[text.index("spotted one")].back == text.index("spotted one") - text.index("scarf. Paula carried")
+
+
+def test_an_answer_tells_who_has_a_thing() -> None:
+    pattern = r"Where was the (\w+)\? (\w+) had it((?!\1).)*\b(\2) (took|carried) the \w+ \1"
+    text, match = next((text, found) for text in stories.stories(0, 4_000) if (found := re.search(pattern, text, re.S)))
+    at = 0
+    for span in stories.spans(text):
+        if at == match.start(4):
+            assert span.tag == "holder" and at - span.back == match.start(2)
+        at += len(span.text)

@@ -68,7 +68,7 @@ def _block(head: str, told: Mapping[str, Sequence[Told]], shown: Callable[[Told]
     names = list(dict.fromkeys(row["name"] for rows in told.values() for row in rows))
     cells = {run: {row["name"]: shown(row) for row in rows} for run, rows in told.items()}
     first = max(map(len, [head, *names]))
-    width = 2 + max(len(cell) for each in cells.values() for cell in [*each.values(), *told])
+    width = 1 + max(len(cell) for each in cells.values() for cell in [*each.values(), *told])
     lines, runs, fit = list[str](), list(told), max(1, (WIDEST - first) // width)
     for at in range(0, len(runs), fit):
         here = runs[at : at + fit]

@@ -13,7 +13,7 @@ from mlx_gpt.stories import TAGS
 Told = dict[str, Any]
 Cell = tuple[str, str, str]  # a figure, how far its interval reaches, and the class that colours it
 SHADES = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)  # of a probe, 0 to 1
-HEATS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)  # bits above the floor
+HEATS = (0.1, 0.3, 1.0, 2.5, 5.0, 10.0)  # bits above the floor
 PROBES = (
     "Twins of texts that differ in one word that decides, each with a right and a wrong way to go on, ± the reach of "
     "the 95 % interval: 0 is chance, 100 always right, below 0 misled. The words are frequent ones of the training "
@@ -21,8 +21,8 @@ PROBES = (
     "words. B: bytes back to what decides, of which a token has three or four."
 )
 KINDS = (
-    "Bits a choice above the exact floor, by what has to be remembered: 0 cannot be beaten, but for the noise of a "
-    "sample and of tokens that reach into the next choice."
+    "Bits a choice above the exact floor, by what has to be remembered, ± the 95 % interval: 0 is all that the grammar "
+    "can tell, and cannot be beaten but for the noise of a sample."
 )
 DISTANCES = (
     "The same for names, things and words that stood in the story before, by how many bytes ago that was last: whoever "
@@ -89,7 +89,8 @@ def _score(row: Told) -> Cell:
     if value is None:
         return "–", "", ""
     reach = max(row["high"] - value, value - row["low"])
-    shade = "under" if value < -SHADES[0] else f"k{sum(value >= least for least in SHADES)}"
+    shade = "" if row["low"] <= 0 else f"k{sum(value >= least for least in SHADES)}"
+    shade = "under" if row["high"] < 0 else shade  # chance has no colour
     return f"{100 * value:.0f}".replace("-", "−"), f" ± {100 * reach:.0f}", shade
 
 
