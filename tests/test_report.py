@@ -321,7 +321,7 @@ def test_what_is_impossible_is_shown_as_such(told: dict) -> None:
 
 
 def test_labels_do_not_lie_upon_each_other() -> None:
-    places = figures._apart([50.0, 51.0, 52.0, 10.0, 99.0], 13, 0, 100)
+    places = figures.apart([50.0, 51.0, 52.0, 10.0, 99.0], 13, 0, 100)
     assert np.diff(sorted(places)).min() >= 13 and max(places) <= 100
     assert sorted(range(5), key=places.__getitem__) == [3, 0, 1, 2, 4]
 

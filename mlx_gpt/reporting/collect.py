@@ -25,6 +25,7 @@ from mlx_gpt.measure import Score, measure
 from mlx_gpt.plot import read_log
 from mlx_gpt.reporting import FORMAT, VERSION
 from mlx_gpt.reporting.asked import Asked, curve, excerpts, lengths, passage, prompts, samples, surprise
+from mlx_gpt.reporting.frontiers import frontiers
 from mlx_gpt.reporting.kept import Earlier
 from mlx_gpt.reporting.machine import machine
 from mlx_gpt.reporting.written import Copies, measures, training_pieces
@@ -109,6 +110,7 @@ class Collector:
         return {
             "run": folder.name,
             "sha256": safetensors.digest(folder / MODEL),
+            "bytes_on_disk": (folder / MODEL).stat().st_size,
             "stage": stage.number,
             "name": stage.name,
             "title": stage.title,
@@ -210,6 +212,7 @@ class Collector:
             "asked": self.asked.json(),
             "league": table,
             "legend": legend(table, self.text["resampled"]),
+            "frontiers": frontiers(table, self.runs, sizes),
             "runs": sorted(self.runs, key=lambda run: (run["stage"], run["run"])),
             "written": self.written,
             "missing_stages": [number for number in stages.numbers() if number not in found],

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlx_gpt.league import ALPHA
+from mlx_gpt.reporting.frontier_section import frontier_markdown
 from mlx_gpt.reporting.words import count, excerpt, megabytes, percent, signed, time, with_margin
 
 Told = dict[str, Any]
@@ -22,6 +23,8 @@ def markdown(told: Told) -> str:
         "## League table",
         _league(told),
         "\n".join(f"- {_plain(line)}" for line in told["legend"]),
+        "## Frontiers",
+        *frontier_markdown(told, _table),
         "## Surprise of one passage",
         _passage(told),
         "## Written text",

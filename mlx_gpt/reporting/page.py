@@ -17,6 +17,7 @@ from typing import Any
 
 from mlx_gpt.league import ALPHA
 from mlx_gpt.reporting.figures import AXES, curves, ladder
+from mlx_gpt.reporting.frontier_section import section
 from mlx_gpt.reporting.markdown import gaps
 from mlx_gpt.reporting.words import bits, count, megabytes, percent, signed, time, with_margin
 
@@ -62,6 +63,7 @@ def page(told: Told) -> str:
         "legend": "".join(f"<li>{escape(said)}</li>" for said in told["legend"]),
         "ladder": _both(lambda width: ladder(told["league"], text["reference_lines"], width)),
         "curves": "".join(_curves(told, axis) for axis in AXES),
+        "frontiers": section(told, _both),
         "written": _written(told),
         "machine": "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in machine.items()),
     }
