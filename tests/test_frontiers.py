@@ -87,6 +87,13 @@ def test_a_touch_is_no_passing() -> None:
     assert equal is not None and equal.ahead is None and equal.passings == []
 
 
+def test_who_were_equal_for_a_while_pass_at_its_end() -> None:
+    one = course("a", [(1, 3.0), (10, 2.0), (100, 2.0), (1000, 1.0)])
+    other = course("b", [(1, 2.5), (10, 2.0), (100, 2.0), (1000, 1.5)])
+    met = meeting(one, other)
+    assert met is not None and met.passings == [(pytest.approx(100), "a")]
+
+
 def test_nothing_is_said_beyond_what_was_trained() -> None:
     later, counted = course("b", [(200, 3.0), (300, 1.0)]), course("c", [(0.5, 2.5)], whole=True)
     assert meeting(course("a", FALLING), later) is None
@@ -123,6 +130,13 @@ def test_the_lead_is_that_of_a_dense_grid() -> None:
         for place, here in zip(places, bits.T, strict=True):
             run = [each.run for each in told if each.first <= place][-1]
             assert here[int(run)] == pytest.approx(here.min(), abs=1e-9)
+
+
+def test_seeds_count_once_all_were_looked_at_and_until_one_ends() -> None:
+    both = course("a", FALLING, [(10, 3.0), (1000, 1.0)])
+    assert (both.first, both.last) == (10, 100) and np.isnan(both.mean(np.array([9.0]))[0])
+    met = meeting(both, course("c", [(0.5, 2.9)], whole=True))
+    assert met is not None and met.passings == [(pytest.approx(10**1.1), "a")]
 
 
 def test_seeds_are_a_mean_with_its_spread_and_a_range_of_passings() -> None:
@@ -218,7 +232,7 @@ def test_passings_stand_in_the_row_of_who_is_ahead() -> None:
     far = {"looks": [(1e4, 1.0), (1e5, 0.5)]}
     told = told_of((4, "04-c", COUNTED), (9, "09-a", {"looks": FALLING}), (11, "11-far", far))
     rows = [[said for said, _ in row] for row in passings(told["frontiers"], "seconds").rows]
-    assert rows == [["4 c", "", "", ""], ["9 a", "31.6 s", "", "–"], ["11 far", "ahead", "–", ""]]
+    assert rows == [["4 c", "", "", ""], ["9 a", "31.6 s", "", "–"], ["11 far", "✓", "–", ""]]
     assert passed(told["frontiers"], "seconds") == ["9 a passes 4 c at 31.6 s"]
     assert passed(told["frontiers"], "tokens") == ["9 a passes 4 c at 316 tokens"]
     assert "9 a passes 4 c at 31.6 s" in shown(told) and "validation text" in shown(told)

@@ -131,6 +131,12 @@ def test_a_report_tells_every_stage(told: dict) -> None:
     assert unigram["bits"] == [cost[piece] for piece in unigram["pieces"]]
 
 
+def test_sizes_on_disk_are_those_of_the_files(told: dict, runs: Path) -> None:
+    for run in told["runs"]:
+        assert run["bytes_on_disk"] == len((runs / run["run"] / "model.safetensors").read_bytes())
+    assert [each["run"] for each in told["frontiers"]["points"]["parameters"]] == [run["run"] for run in told["runs"]]
+
+
 def test_scores_are_those_of_compare(told: dict, runs: Path) -> None:
     from mlx_gpt import compare
 
@@ -397,6 +403,21 @@ def test_columns_sort_by_click_and_by_key(browser: Browser, told: dict) -> None:
     browser.value("document.querySelectorAll('#league thead button')[0].click()")
     stage = "[...document.querySelectorAll('#league tbody tr')].map(row => row.cells[0].dataset.value)"
     assert browser.value(stage)[:11] == [str(number) for number in stages.numbers()]
+
+
+def test_frontiers_change_axis_by_arrow_keys_and_their_tables_sort(browser: Browser, told: dict) -> None:
+    open_parts = "[...document.querySelectorAll('[data-frontier]')].filter(part => !part.hidden)"
+    browser.value("document.querySelector('input[name=frontier]').focus()")
+    seen = []
+    for _ in range(5):
+        seen += browser.value(f"{open_parts}.map(part => part.dataset.frontier)")
+        assert browser.value(f"{open_parts}[0].querySelectorAll('.wide .on').length") > 0
+        browser.key("ArrowRight")
+    assert seen == ["seconds", "tokens", "parameters", "bytes_on_disk", "scoring"]
+    table = "document.querySelector('[aria-label=\"At equal size and speed\"]')"
+    browser.value(f"{table}.querySelectorAll('button')[4].click()")
+    sizes = browser.value(f"[...{table}.querySelectorAll('tbody tr')].map(row => Number(row.cells[4].dataset.value))")
+    assert sizes == sorted(run["bytes_on_disk"] for run in told["runs"])
 
 
 def test_samples_change_with_prompt_and_seed(browser: Browser, told: dict) -> None:

@@ -15,7 +15,7 @@ Told = dict[str, Any]
 LEARNING = ("seconds", "tokens")
 NO_CURVE = "No run has a learning curve, so nothing is known over training time and tokens."
 PASSINGS = (
-    "In the row of the one that is ahead in the end: where it passed the one of the column; ahead: wherever both are "
+    "In the row of the one that is ahead in the end: where it passed the one of the column; ✓: ahead wherever both are "
     "known; –: not within what was trained of both."
 )
 
@@ -40,11 +40,11 @@ def section(told: Told, drawn: Callable[[Callable[[int], str]], str]) -> str:
         parts.append(f'<p class="gap">{NO_CURVE}</p>')
     for axis in learning:
         parts.append(f"<h3>At equal {AXES[axis][0]}, validation text</h3>")
-        parts.append(_table(said.reached(found, axis), f"At equal {AXES[axis][0]}"))
+        parts.append(_table(said.reached(found, axis), f"At equal {AXES[axis][0]}", "sortable"))
     if learning:
         parts.append(f"<p>{escape(said.ENDED)}.{_without(found)}</p>")
     parts.append("<h3>At equal size and speed, held-out text</h3>")
-    parts.append(_table(said.paid(found, told["league"]), "At equal size and speed"))
+    parts.append(_table(said.paid(found, told["league"]), "At equal size and speed", "sortable"))
     if learning:
         parts.append(f"<h3>Who passes whom, validation text</h3><p>{escape(PASSINGS)}</p>")
         parts.append(_choice("passing", learning, "Passings over"))
@@ -85,17 +85,20 @@ def _items(lines: Iterable[str]) -> str:
     return "".join(f"<li>{escape(line)}</li>" for line in lines)
 
 
-def _table(table: said.Table, name: str) -> str:
-    head = "".join(f'<th scope="col">{escape(each)}</th>' for each in table.head)
+def _table(table: said.Table, name: str, kind: str = "") -> str:
+    """`kind` is its class: the script lets the headings of a sortable one be pressed."""
+    heads = (f"<button>{escape(each)}</button>" if kind else escape(each) for each in table.head)
     body = []
     for at, row in enumerate(table.rows):
-        first, *rest = (escape(words) for words, _ in row)
-        cells = (
-            f'<td class="lead">{cell}</td>' if (at, place) in table.best else f"<td>{cell}</td>"
-            for place, cell in enumerate(rest, 1)
-        )
-        body.append(f'<tr><th scope="row">{first}</th>{"".join(cells)}</tr>')
-    inside = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+        cells = []
+        for place, (words, value) in enumerate(row):
+            tag, more = ("td", "") if place else ("th", ' scope="row"')
+            more += ' class="lead"' if (at, place) in table.best else ""
+            more += f' data-value="{"" if value is None else value}"' if kind else ""
+            cells.append(f"<{tag}{more}>{escape(words)}</{tag}>")
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    head = "".join(f'<th scope="col">{each}</th>' for each in heads)
+    inside = f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
     return f'<div class="scroll" role="region" aria-label="{escape(name)}" tabindex="0">{inside}</div>'
 
 

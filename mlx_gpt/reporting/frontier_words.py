@@ -25,6 +25,7 @@ MIDWAY = (
     "is read on its way to its own end: one planned for less would do better there."
 )
 ENDED = "°: had ended before, and still is what it was; empty: not looked at yet"
+BETTER = "✓"
 HEADS = {"parameters": "parameters", "bytes_on_disk": "on disk", "scoring": "to score 1 MB"}
 
 
@@ -83,9 +84,10 @@ def answers(told: Told) -> Table:
 def reached(told: Told, axis: str) -> Table:
     """Rows by budgets of training, each with the spread of its seeds, and when it was the best of all."""
     learning = told["learning"][axis]
-    rows, best = [], set()
+    rows: list[list[tuple[str, float | None]]] = []
+    best = set()
     for run, each in learning["reached"].items():
-        cells: list[tuple[str, float | None]] = [(_seeds(told, learning, run), None)]
+        cells: list[tuple[str, float | None]] = [(_seeds(told, learning, run), len(rows))]
         for at in each:
             said = "" if at is None else with_margin(at["bits_per_byte"], at["spread"]) + (" °" if at["ended"] else "")
             cells.append((said, at and at["bits_per_byte"]))
@@ -107,7 +109,8 @@ def _seeds(told: Told, learning: Told, run: str) -> str:
 
 
 def paid(told: Told, league: Sequence[Told]) -> Table:
-    """Rows by what they cost, each with the one that beats it there."""
+    """Rows by what they cost, each with the number of the one that beats it there."""
+    named = brief(told["labels"])
     rows: list[list[tuple[str, float | None]]] = []
     best = set()
     points = {axis: {each["run"]: each for each in told["points"][axis]} for axis in POINTS}
@@ -117,7 +120,7 @@ def paid(told: Told, league: Sequence[Told]) -> Table:
             each = points[axis].get(row["run"])
             if each and each["beaten_by"] is None:
                 best.add((len(rows), len(cells) + 1))
-            beaten = "" if each is None else "none" if each["beaten_by"] is None else told["labels"][each["beaten_by"]]
+            beaten = "" if each is None else "none" if each["beaten_by"] is None else named[each["beaten_by"]]
             cells += [(amount(axis, each and each["cost"]), each and each["cost"]), (beaten, None)]
         rows.append(cells)
     return Table(["stage", "bits/byte", *(said for axis in POINTS for said in (HEADS[axis], "beaten by"))], rows, best)
@@ -135,7 +138,7 @@ def passings(told: Told, axis: str) -> Table:
         elif each["ahead"] is not None:
             behind = other if each["ahead"] == one else one
             last = each["passings"][-1]["at"] if each["passings"] else None
-            cells[each["ahead"], behind] = ("ahead" if last is None else amount(axis, last), last)
+            cells[each["ahead"], behind] = (BETTER if last is None else amount(axis, last), last)
     rows = [
         [(told["labels"][name], None), *(cells.get((name, other), ("", None)) for other in names)] for name in names
     ]
