@@ -30,7 +30,7 @@ def ladder(*told: tuple[int, str, dict[str, Any]]) -> tuple[list[dict[str, Any]]
     for stage, run, more in told:
         each = {"bits": 2.0, "parameters": 1e3, "disk": 1e4, "speed": 1e3, "looks": [], "gradients": True, **more}
         row = {"run": run, "runs": [run], "stage": stage, "name": run.partition("-")[2], "bits_per_byte": each["bits"]}
-        row |= {"margin": 0.1, "parameters": each["parameters"], "tokens": 1_000, "bytes": 1_000}
+        row |= {"margin": 0.1, "seed_spread": None, "parameters": each["parameters"], "tokens": 1_000, "bytes": 1_000}
         league.append(row | {"tokens_per_second": each["speed"]})
         curve = {"train": [[1.0, 1.0, 5.0]] if each["gradients"] else []}
         curve["valid"] = [[10.0 * place, float(place), bits] for place, bits in each["looks"]]
@@ -137,6 +137,9 @@ def test_seeds_count_once_all_were_looked_at_and_until_one_ends() -> None:
     assert (both.first, both.last) == (10, 100) and np.isnan(both.mean(np.array([9.0]))[0])
     met = meeting(both, course("c", [(0.5, 2.9)], whole=True))
     assert met is not None and met.passings == [(pytest.approx(10**1.1), "a")]
+    assert both.done == 1000 and both.mean(np.array([both.done]))[0] == 1.5
+    apart = course("d", [(1, 3.0), (5, 2.0)], [(10, 3.0), (20, 1.0)])
+    assert (apart.first, apart.last, apart.mean(np.array([10.0]))[0]) == (10, 10, 2.5)
 
 
 def test_seeds_are_a_mean_with_its_spread_and_a_range_of_passings() -> None:

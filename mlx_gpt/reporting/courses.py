@@ -42,8 +42,13 @@ class Course:
 
     @property
     def last(self) -> float:
-        """Until where all were trained."""
-        return float(min(track.places[-1] for track in self.tracks))
+        """Until where all were trained, or `first` if one ended before."""
+        return max(self.first, float(min(track.places[-1] for track in self.tracks)))
+
+    @property
+    def done(self) -> float:
+        """Where the last of them ended: from here on the mean is that of what they became."""
+        return float(max(track.places[-1] for track in self.tracks))
 
     @property
     def end(self) -> float:
@@ -118,7 +123,7 @@ def meeting(one: Course, other: Course) -> Meeting | None:
 
 
 def _meeting(one: Course, other: Course, low: float, high: float) -> Meeting:
-    knots = np.concatenate([one.knots, other.knots, [low, min(high, max(one.last, other.last, low))]])
+    knots = np.concatenate([one.knots, other.knots, [low, min(high, max(one.done, other.done, low))]])
     places = np.unique(knots[(knots >= low) & (knots <= high)])
     less = one.mean(places) - other.mean(places)
     told = np.flatnonzero(less)
@@ -136,7 +141,7 @@ def leads(found: Sequence[Course]) -> list[Lead]:
     """Who is the best from where to where, all courses together; what has ended still is what it was."""
     if not found:
         return []
-    far = max(course.last for course in found)
+    far = max(course.done for course in found)
     places = [course.knots for course in found]
     for one, other in itertools.combinations(found, 2):
         both = max(one.first, other.first)

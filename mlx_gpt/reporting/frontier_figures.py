@@ -68,7 +68,7 @@ def learnt(found: Sequence[Course], names: dict[str, str], axis: str, width: int
     if not found:
         return ""
     places = [place for course in found for place in course.knots.tolist()]
-    ends = [float(course.mean(np.array([course.last]))[0]) for course in found]
+    ends = [float(course.mean(np.array([course.done]))[0]) for course in found]
     frame = Frame(places, min(ends), max(ends) * 1.15, 38 if width < 500 else 134, width)
     parts = frame.paper(AXES[axis][1])
     for course in found:
@@ -81,8 +81,8 @@ def learnt(found: Sequence[Course], names: dict[str, str], axis: str, width: int
     leading = {each.run for each in lead}
     labels = apart([frame.y(end) for end in ends], LINE, TOP, frame.bottom)
     for course, end, place in zip(found, ends, labels, strict=True):
-        x, y, on = frame.x(course.last), frame.y(end), course.run in leading
-        said = f"{names[course.run]}: {words.bits(end)} bits per byte at {words.cost(axis, course.last)}"
+        x, y, on = frame.x(course.done), frame.y(end), course.run in leading
+        said = f"{names[course.run]}: {words.bits(end)} bits per byte at {words.cost(axis, course.done)}"
         still = [(x + 5, y), (frame.right, y), (frame.right + TURN, place)]
         parts.append(f'<g class="{"best" if on else "rest"}"><title>{escape(said)}</title>')
         parts.append(f'<polyline class="leader" points="{joined(still)}"/>')

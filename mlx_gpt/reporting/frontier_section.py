@@ -35,6 +35,7 @@ def section(told: Told, drawn: Callable[[Callable[[int], str]], str]) -> str:
         f'<ul class="notes"><li>{escape(said.MIDWAY)}</li><li>{escape(said.SECONDS)}</li></ul>',
         "<h3>Best within</h3>",
         _table(said.answers(found), "Best within"),
+        f"<p>{escape(said.SPREAD)}</p>",
     ]
     if not learning:
         parts.append(f'<p class="gap">{NO_CURVE}</p>')
@@ -115,7 +116,7 @@ def frontier_markdown(told: Told, tabled: Callable[[list[str], list[list[str]]],
         return tabled(table.head, rows)
 
     parts = [said.SPLITS, "\n".join(f"- {line}" for line in said.short_answer(found)), written(said.answers(found))]
-    parts.append(f"{said.MIDWAY} {said.SECONDS}")
+    parts.append(f"{said.SPREAD} {said.MIDWAY} {said.SECONDS}")
     if not learning:
         parts.append(NO_CURVE)
     for axis in learning:

@@ -24,6 +24,10 @@ MIDWAY = (
     "Between two looks at the validation text a curve is taken as straight over the logarithm of time or tokens. A run "
     "is read on its way to its own end: one planned for less would do better there."
 )
+SPREAD = (
+    "± after bits per byte: the standard deviation of seeds; after the next one: the 95 % interval of the difference, "
+    "paired on the same parts of the text."
+)
 ENDED = "°: had ended before, and still is what it was; empty: not looked at yet"
 BETTER = "✓"
 HEADS = {"parameters": "parameters", "bytes_on_disk": "on disk", "scoring": "to score 1 MB"}
@@ -69,7 +73,7 @@ def _named(told: Told, answer: Told) -> str:
 
 def answers(told: Told) -> Table:
     """What was asked, the best, its bits per byte, and by how much the next one is behind."""
-    rows = []
+    rows: list[list[tuple[str, float | None]]] = []
     for each in told["answers"]:
         after, name = each["next"], told["labels"].get(each["run"], "none")
         behind = ""

@@ -6,7 +6,7 @@ each row of the league table, which is of the held-out text. A row is beaten whe
 bits, or costs less and needs no more. Every answer follows from these by rule.
 
 In the dict: `labels` by run; `answers`; `learning` by axis: reached, leads, beaten_by, meetings and who has no curve;
-`points` by axis: run, cost, bits_per_byte, margin and beaten_by.
+`points` by axis: run, cost, bits_per_byte, margin, spread of seeds and beaten_by.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def costs(league: Sequence[Told], runs: Sequence[Told], axis: str) -> list[Told]
             cost = 1e6 * row["tokens"] / row["tokens_per_second"] / row["bytes"] if row["tokens_per_second"] else None
         bits = row["bits_per_byte"]
         if cost and bits is not None and math.isfinite(bits):
-            found.append({"run": row["run"], "cost": cost, "bits_per_byte": bits, "margin": row["margin"]})
+            noise = {"margin": row["margin"], "spread": row["seed_spread"]}
+            found.append({"run": row["run"], "cost": cost, "bits_per_byte": bits, **noise})
     return found
 
 
@@ -107,7 +108,7 @@ def _marks_of(league: Sequence[Told], runs: Sequence[Told], axis: str) -> dict[s
     found = courses(league, runs, axis)
     if not found:
         return {}
-    return {short(each): each for each in marks(min(one.first for one in found), max(one.last for one in found))}
+    return {short(each): each for each in marks(min(one.first for one in found), max(one.done for one in found))}
 
 
 def _learning(found: Sequence[Course], budgets: dict[str, float]) -> Told:
@@ -125,9 +126,13 @@ def _learning(found: Sequence[Course], budgets: dict[str, float]) -> Told:
         "budgets": budgets,
         "reached": reached,
         "seeds": {course.run: len(course.tracks) for course in found},
-        "range": {course.run: [course.first, course.last] for course in found},
+        "range": {course.run: [course.first, course.done] for course in found},
         "leads": [{"run": each.run, "first": each.first, "last": each.last} for each in lead],
-        "beaten_by": {course.run: best_at(found, course.last) for course in found if course.run not in leading},
+        "beaten_by": {
+            course.run: best_at([other for other in found if other is not course], course.done)
+            for course in found
+            if course.run not in leading
+        },
         "meetings": [_met(one, other) for one, other in itertools.combinations(found, 2)],
     }
 
@@ -190,6 +195,7 @@ def _by_cost(axis: str, points: Sequence[Told], bits: dict[str, np.ndarray], siz
     answers = []
     for said, budget, within in asked:
         answer = _answer(axis, said, budget, "held-out", within)
+        answer["spread"] = next((each["spread"] for each in points if each["run"] == answer["run"]), None)
         if answer["next"]:
             found = estimate(bits[answer["next"]["run"]] - bits[answer["run"]], sizes)
             answer["next"]["margin"] = found and found.margin
