@@ -299,6 +299,7 @@ def test_hostile_text_stays_text(told: dict) -> None:
     hostile["runs"][0]["name"] = hostile["league"][0]["name"] = hostile["text"]["source"] = evil
     hostile["runs"][0]["samples"][0]["text"] = hostile["text"]["passage"] = evil
     hostile["left_out"] = {evil: evil}
+    hostile["frontiers"]["labels"] = dict.fromkeys(hostile["frontiers"]["labels"], f"1 {evil}")
     shown = page(hostile)
     assert shown.count("<script") == 2 and "<img" not in shown
     assert "<img" not in markdown(hostile) and "<script" not in markdown(hostile)

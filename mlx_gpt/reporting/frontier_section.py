@@ -10,6 +10,7 @@ from mlx_gpt.reporting import frontier_words as said
 from mlx_gpt.reporting.courses import PLACES, courses
 from mlx_gpt.reporting.frontier_figures import AXES, learnt, paid
 from mlx_gpt.reporting.frontiers import POINTS
+from mlx_gpt.reporting.words import plain
 
 Told = dict[str, Any]
 LEARNING = ("seconds", "tokens")
@@ -115,13 +116,17 @@ def frontier_markdown(told: Told, tabled: Callable[[list[str], list[list[str]]],
         ]
         return tabled(table.head, rows)
 
-    parts = [said.SPLITS, "\n".join(f"- {line}" for line in said.short_answer(found)), written(said.answers(found))]
+    parts = [
+        said.SPLITS,
+        "\n".join(f"- {plain(line)}" for line in said.short_answer(found)),
+        written(said.answers(found)),
+    ]
     parts.append(f"{said.SPREAD} {said.MIDWAY} {said.SECONDS}")
     if not learning:
         parts.append(NO_CURVE)
     for axis in learning:
         parts += [f"### At equal {AXES[axis][0]}, validation text", written(said.reached(found, axis))]
         lines = said.passed(found, axis)
-        parts.append("\n".join(f"- {line}" for line in lines) if lines else "Nobody passes anybody.")
+        parts.append("\n".join(f"- {plain(line)}" for line in lines) if lines else "Nobody passes anybody.")
     parts += ["### At equal size and speed, held-out text", written(said.paid(found, told["league"]))]
     return parts

@@ -7,7 +7,7 @@ from typing import Any
 
 from mlx_gpt.league import ALPHA
 from mlx_gpt.reporting.frontier_section import frontier_markdown
-from mlx_gpt.reporting.words import count, excerpt, megabytes, percent, signed, time, with_margin
+from mlx_gpt.reporting.words import count, excerpt, megabytes, percent, plain, signed, time, with_margin
 
 Told = dict[str, Any]
 
@@ -17,12 +17,12 @@ def markdown(told: Told) -> str:
     text = told["text"]
     parts = [
         "# Report of the ladder",
-        f"{text['bytes']:,} bytes held out of {_plain(text['source'])}, documents: {count(text['documents'])}; "
+        f"{text['bytes']:,} bytes held out of {plain(text['source'])}, documents: {count(text['documents'])}; "
         f"{told['made']}.",
-        *map(_plain, gaps(told)),
+        *map(plain, gaps(told)),
         "## League table",
         _league(told),
-        "\n".join(f"- {_plain(line)}" for line in told["legend"]),
+        "\n".join(f"- {plain(line)}" for line in told["legend"]),
         "## Frontiers",
         *frontier_markdown(told, _table),
         "## Surprise of one passage",
@@ -77,7 +77,7 @@ def _passage(told: Told) -> str:
         per_byte = None if bits is None else bits / max(1, len(shown.encode()))
         name = f"{run['stage']} {run['name']}"
         rows.append([name, "∞" if bits is None else f"{bits:,.0f}", "∞" if per_byte is None else f"{per_byte:.3f}"])
-    quoted = "\n".join(f"> {_plain(line)}  " for line in shown.splitlines())
+    quoted = "\n".join(f"> {plain(line)}  " for line in shown.splitlines())
     return f"{quoted}\n\n" + _table(["stage", "bits", "bits/byte"], rows)
 
 
@@ -92,7 +92,7 @@ def _written(told: Told) -> str:
 
 def _samples(told: Told, at: int) -> str:
     prompt, parts = told["asked"]["prompts"][at], []
-    parts.append(f"### {'Without a prompt' if not prompt else f'“{_plain(excerpt(prompt, 60))}”'}")
+    parts.append(f"### {'Without a prompt' if not prompt else f'“{plain(excerpt(prompt, 60))}”'}")
     rows = []
     for run in told["runs"]:
         each = next(each for each in run["samples"] if each["prompt"] == at)
@@ -106,9 +106,4 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(said: str) -> str:
-    return _plain(" ".join(said.split())).replace("|", "\\|")
-
-
-def _plain(said: str) -> str:
-    """Nothing that a page would take for HTML."""
-    return said.replace("&", "&amp;").replace("<", "&lt;")
+    return plain(" ".join(said.split())).replace("|", "\\|")

@@ -86,3 +86,8 @@ def cost(axis: str, value: float) -> str:
     """The same in a sentence."""
     unit = {"tokens": " tokens", "parameters": " parameters", "scoring": " a megabyte"}.get(axis, "")
     return amount(axis, value) + unit
+
+
+def plain(said: str) -> str:
+    """Nothing that Markdown's readers would take for HTML."""
+    return said.replace("&", "&amp;").replace("<", "&lt;")
