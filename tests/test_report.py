@@ -18,7 +18,7 @@ from mlx_gpt.reporting import collect, figures
 from mlx_gpt.reporting.asked import beginning, curve
 from mlx_gpt.reporting.markdown import markdown
 from mlx_gpt.reporting.page import page
-from mlx_gpt.reporting.written import Copies, distinct, repetition, training_pieces
+from mlx_gpt.reporting.written import WORD, Copies, distinct, measures, repetition, training_pieces
 
 TOKENS = 12
 
@@ -85,6 +85,8 @@ def test_copies_are_found_word_by_word_whatever_the_spacing() -> None:
     assert copies.share([text]) == 2 / 8
     assert copies.spans(text) == [[text.index("one"), text.index("!")]]
     assert copies.share(["too short"]) is None
+    assert copies.longest([text, "too short"]) == 9 and Copies([text]).longest([text]) == 0
+    assert measures([text], copies)["words"] == 15 and measures([text], None)["longest"] is None
 
 
 def test_unknown_words_and_ends_of_documents_are_no_copies() -> None:
@@ -123,7 +125,8 @@ def test_a_report_tells_every_stage(told: dict) -> None:
         assert {(each["prompt"], each["seed"]) for each in run["samples"]} == {
             (p, s) for p in range(3) for s in range(4)
         }
-        assert [each["tokens"] for each in run["written"]] == [TOKENS // 4, TOKENS]
+        assert [each["tokens"] for each in run["written"]] == [2, 3, 6, 12]
+        assert run["written"][-1]["words"] == sum(len(WORD.findall(each["text"])) for each in run["samples"])
         assert all(each["tokens"] <= TOKENS for each in run["samples"])
     # a unigram forgets: a token costs the same wherever it stands
     unigram = told["runs"][0]["surprise"]
@@ -276,7 +279,7 @@ def test_without_the_training_text_nothing_is_called_a_copy(
     result = walk("--runs", tmp_path, "--tokens", 30)
     assert result.exit_code == 0 and "copies of it were not looked for" in result.output
     told = json.loads((tmp_path / "results.json").read_text())
-    assert [each["copied"] for each in told["runs"][0]["written"]] == [None, None]
+    assert {each["copied"] for each in told["runs"][0]["written"]} == {None}
     assert (tmp_path / "report.html").exists() and (tmp_path / "report.md").exists()
 
 
@@ -419,6 +422,13 @@ def test_frontiers_change_axis_by_arrow_keys_and_their_tables_sort(browser: Brow
     browser.value(f"{table}.querySelectorAll('button')[4].click()")
     sizes = browser.value(f"[...{table}.querySelectorAll('tbody tr')].map(row => Number(row.cells[4].dataset.value))")
     assert sizes == sorted(run["bytes_on_disk"] for run in told["runs"])
+
+
+def test_written_text_is_measured_at_one_length_at_a_time(browser: Browser, told: dict) -> None:
+    shown = "[...document.querySelectorAll('#written tbody tr')].filter(row => !row.hidden)"
+    for length in (TOKENS, TOKENS // 4):
+        browser.value(f"document.querySelector('input[name=length][value=\"{length}\"]').click()")
+        assert browser.value(f"{shown}.map(row => row.cells[1].textContent)") == [str(length)] * (1 + len(told["runs"]))
 
 
 def test_samples_change_with_prompt_and_seed(browser: Browser, told: dict) -> None:

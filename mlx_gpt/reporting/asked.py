@@ -22,7 +22,7 @@ from mlx_gpt.tokenizer import Tokenizer
 PASSAGE = 1_000  # bytes, about
 PROMPT = 30  # bytes, about
 POINTS = 100  # of a learning curve
-SHORTER = 4  # samples are measured as a whole and a quarter of them
+SHORTER = (8, 4, 2)  # samples are measured as a whole and by their beginnings, such parts of the asked-for tokens
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def surprise(trained: Checkpoint, shown: str) -> dict[str, Any]:
 
 def samples(trained: Checkpoint, asked: Asked) -> list[dict[str, Any]]:
     """A text for every prompt and seed: where they stand in `asked`, what was written, how many tokens it is, and how
-    many letters of it the first quarter of the asked-for tokens are."""
+    many letters of it each of its beginnings has."""
     batch, places = Batch(trained.model, asked.taste), dict[int, tuple[int, int]]()
     for at, prompt in enumerate(asked.prompts):
         ids = [trained.tokenizer.eot, *trained.tokenizer.encode(prompt)]
@@ -96,8 +96,8 @@ def samples(trained: Checkpoint, asked: Asked) -> list[dict[str, Any]]:
     told = []
     for number, (at, seed) in places.items():
         ids, tokenizer = written[number], trained.tokenizer
-        cut = len(tokenizer.decode(ids[: -(-asked.tokens // SHORTER)]))
-        told.append({"prompt": at, "seed": seed, "text": tokenizer.decode(ids), "tokens": len(ids), "cut": cut})
+        cuts = _cuts(ids, tokenizer, asked)
+        told.append({"prompt": at, "seed": seed, "text": tokenizer.decode(ids), "tokens": len(ids), "cuts": cuts})
     return told
 
 
@@ -111,17 +111,21 @@ def excerpts(text: Text, tokenizer: Tokenizer, asked: Asked) -> list[dict[str, A
     for start in starts.tolist():
         ids = text.ids[start : start + asked.tokens]
         ids = np.split(ids, np.flatnonzero(ids == tokenizer.eot)[:1])[0]
-        cut = len(tokenizer.decode(ids[: -(-asked.tokens // SHORTER)]))
-        told.append({"text": tokenizer.decode(ids), "cut": cut})
+        told.append({"text": tokenizer.decode(ids), "cuts": _cuts(ids, tokenizer, asked)})
     return told
+
+
+def _cuts(ids: Sequence[int] | np.ndarray, tokenizer: Tokenizer, asked: Asked) -> list[int]:
+    """Letters of each beginning of a text."""
+    return [len(tokenizer.decode(ids[: -(-asked.tokens // part)])) for part in SHORTER]
 
 
 def lengths(asked: Asked, told: Sequence[dict[str, Any]]) -> dict[int, list[str]]:
     """The texts of samples by how many tokens of each are looked at, at most."""
-    return {
-        -(-asked.tokens // SHORTER): [each["text"][: each["cut"]] for each in told],
-        asked.tokens: [each["text"] for each in told],
+    beginnings = {
+        -(-asked.tokens // part): [each["text"][: each["cuts"][at]] for each in told] for at, part in enumerate(SHORTER)
     }
+    return beginnings | {asked.tokens: [each["text"] for each in told]}
 
 
 def curve(lines: Sequence[Line], scores: dict[str, float]) -> dict[str, list[list[float | None]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from html import escape
 from typing import Any
 
@@ -29,7 +29,7 @@ def section(told: Told, drawn: Callable[[Callable[[int], str]], str]) -> str:
     parts = [
         f"<p>{escape(said.SPLITS)}</p>",
         f'<ul class="answers">{_items(said.short_answer(found))}</ul>',
-        _choice("frontier", shown, "The best by"),
+        choice("frontier", {axis: AXES[axis][0] for axis in shown}, "The best by"),
         *(_part("frontier", axis, drawn(_picture(told, axis))) for axis in shown),
         '<p class="key"><span class="on">on the frontier</span> <span>beaten by another</span> '
         "<span>lower is better, and so is further left</span></p>",
@@ -49,7 +49,7 @@ def section(told: Told, drawn: Callable[[Callable[[int], str]], str]) -> str:
     parts.append(_table(said.paid(found, told["league"]), "At equal size and speed", "sortable"))
     if learning:
         parts.append(f"<h3>Who passes whom, validation text</h3><p>{escape(PASSINGS)}</p>")
-        parts.append(_choice("passing", learning, "Passings over"))
+        parts.append(choice("passing", {axis: AXES[axis][0] for axis in learning}, "Passings over"))
     for axis in learning:
         listed = _items(said.passed(found, axis)) or "<li>Nobody passes anybody.</li>"
         both = _table(said.passings(found, axis), f"Passings over {AXES[axis][0]}")
@@ -70,11 +70,11 @@ def _without(found: Told) -> str:
     return f" Without a learning curve: {escape(', '.join(names))}." if names else ""
 
 
-def _choice(name: str, axes: Iterable[str], legend: str) -> str:
-    """Buttons of which one is chosen; the script shows its part alone."""
+def choice(name: str, options: Mapping[str, str], legend: str) -> str:
+    """Buttons of which one is chosen, the first to begin with; the script shows what has its value as data-<name>."""
     each = "".join(
-        f'<label><input type="radio" name="{name}" value="{axis}"{"" if at else " checked"}> {AXES[axis][0]}</label>\n'
-        for at, axis in enumerate(axes)
+        f'<label><input type="radio" name="{name}" value="{value}"{"" if at else " checked"}> {words}</label>\n'
+        for at, (value, words) in enumerate(options.items())
     )
     return f'<fieldset class="choice"><legend>{legend}</legend>\n{each}</fieldset>'
 

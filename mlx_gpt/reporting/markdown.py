@@ -82,11 +82,14 @@ def _passage(told: Told) -> str:
 
 
 def _written(told: Told) -> str:
-    head = ["stage", "tokens", "distinct-1", "distinct-2", "distinct-3", "repetition", "copied 8-grams"]
-    names = ("distinct_1", "distinct_2", "distinct_3", "repetition", "copied")
+    shares = {"distinct-1": "distinct_1", "distinct-2": "distinct_2", "distinct-3": "distinct_3"}
+    shares |= {"repetition": "repetition", "copied 8-grams": "copied"}
     rows, each_run = [], [(f"{run['stage']} {run['name']}", run["written"]) for run in told["runs"]]
     for name, each in [("*held-out text*", told["written"]), *each_run]:
-        rows += [[name, str(at["tokens"]), *(percent(at[key]) for key in names)] for at in each or ()]
+        for at in each or ():
+            shown = [percent(at[key]) for key in shares.values()]
+            rows.append([name, str(at["tokens"]), count(at["words"]), *shown, count(at["longest"])])
+    head = ["stage", "tokens", "words", *shares, "longest copy"]
     return _table(head, rows)
 
 

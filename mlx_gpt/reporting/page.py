@@ -17,7 +17,7 @@ from typing import Any
 
 from mlx_gpt.league import ALPHA
 from mlx_gpt.reporting.figures import AXES, curves, ladder
-from mlx_gpt.reporting.frontier_section import section
+from mlx_gpt.reporting.frontier_section import choice, section
 from mlx_gpt.reporting.markdown import gaps
 from mlx_gpt.reporting.words import bits, count, megabytes, percent, signed, time, with_margin
 
@@ -38,12 +38,15 @@ COLUMNS = (
     ("memory", "the most that training held"),
 )
 FIGURES = (
+    ("words", "words", "of all texts together"),
     ("distinct_1", "distinct-1", "different words as a share of all"),
     ("distinct_2", "distinct-2", "different pairs of words as a share of all"),
     ("distinct_3", "distinct-3", "different triples of words as a share of all"),
     ("repetition", "repetition", "4-grams of words that stood before in the same text"),
     ("copied", "copied", "8-grams of words that also stand in the training text"),
+    ("longest", "longest copy", "words of the longest passage whose every 8-gram stands in the training text"),
 )
+COUNTED = ("words", "longest")  # the others are shares
 
 
 def page(told: Told) -> str:
@@ -64,6 +67,7 @@ def page(told: Told) -> str:
         "ladder": _both(lambda width: ladder(told["league"], text["reference_lines"], width)),
         "curves": "".join(_curves(told, axis) for axis in AXES),
         "frontiers": section(told, _both),
+        "lengths": choice("length", {str(length): f"{length} tokens" for length in _lengths(told)}, "The first"),
         "written": _written(told),
         "machine": "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in machine.items()),
     }
@@ -155,6 +159,11 @@ def _row(row: dict[str, Any]) -> dict[str, tuple[str, float | None]]:
     }
 
 
+def _lengths(told: Told) -> list[int]:
+    """Of written texts, in tokens, the longest first."""
+    return sorted((each["tokens"] for each in told["written"] or ()), reverse=True)
+
+
 def _written(told: Told) -> str:
     """The table of what can be told of samples by counting, by length."""
     head = "".join(
@@ -169,6 +178,7 @@ def _written(told: Told) -> str:
             cells = f'<th scope="row" data-value="{stage or ""}">{escape(name)}</th>'
             cells += f'<td data-value="{each["tokens"]}">{each["tokens"]}</td>'
             for key, _, _ in FIGURES:
-                cells += f'<td data-value="{"" if each[key] is None else each[key]}">{percent(each[key])}</td>'
-            body.append(f"<tr{kind}>{cells}</tr>")
+                shown = (count if key in COUNTED else percent)(each[key])
+                cells += f'<td data-value="{"" if each[key] is None else each[key]}">{shown}</td>'
+            body.append(f'<tr{kind} data-length="{each["tokens"]}">{cells}</tr>')
     return f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody>"
