@@ -10,7 +10,7 @@ from mlx_gpt.reporting.courses import Course, Lead, Track, courses, leads, meeti
 from mlx_gpt.reporting.frontier_figures import Frame, _beside, _overlap
 from mlx_gpt.reporting.frontier_section import NO_CURVE, frontier_markdown, section
 from mlx_gpt.reporting.frontier_words import passed, passings, reached, short_answer
-from mlx_gpt.reporting.frontiers import frontiers, labels, marks, pareto
+from mlx_gpt.reporting.frontiers import frontiers, labels, marks, pareto, told_apart
 from mlx_gpt.reporting.markdown import _table
 
 SIZES = np.full(4, 250)  # bytes of what is resampled
@@ -286,6 +286,14 @@ def test_quantised_copies_go_by_their_own_names_and_sizes() -> None:
     assert told["frontiers"]["learning"]["seconds"]["without"] == ["11-four-bits"]
     assert "Under 1 MB on disk: 11 four-bits; under 4 MB to 16 MB on disk: 11 m2." in shown(told)
     assert "Without a learning curve: 11 four-bits." in shown(told)
+
+
+def test_runs_of_one_stage_are_told_apart() -> None:
+    league, runs = ladder((9, "09-gpt", {}), (11, "11-0", {}), (11, "11-1", {}), (11, "11-four-bits", {}))
+    league[1]["name"] = league[2]["name"] = league[3]["name"] = "m2-gpt"
+    told = told_apart({"league": league, "runs": runs, "frontiers": {"labels": labels(league)}})
+    names = ["gpt", "m2-gpt", "11-1", "four-bits"]
+    assert [row["name"] for row in told["league"]] == [run["name"] for run in told["runs"]] == names
 
 
 def test_names_of_close_points_do_not_lie_upon_each_other() -> None:

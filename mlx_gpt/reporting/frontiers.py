@@ -50,15 +50,26 @@ def frontiers(league: Sequence[Told], runs: Sequence[Told], sizes: np.ndarray) -
 
 
 def labels(league: Sequence[Told]) -> dict[str, str]:
-    """A row's number and name; where several are of a stage, number and run."""
-    several = Counter(row["stage"] for row in league)
-    named = {}
+    """A row's number and name; where several are of a stage, number and what its run is called, if that has letters."""
+    several, named = Counter(row["stage"] for row in league), dict[str, str]()
     for row in league:
-        number = str(row["stage"] or "")
         own = row["run"].removeprefix(f"{row['stage']:02}-")
-        own = own if any(letter.isalpha() for letter in own) else row["run"]
-        named[row["run"]] = f"{number} {own if several[row['stage']] > 1 else row['name']}".strip()
+        name = own if several[row["stage"]] > 1 and any(letter.isalpha() for letter in own) else row["name"]
+        label = f"{row['stage'] or ''} {name}".strip()
+        named[row["run"]] = f"{row['stage'] or ''} {row['run']}".strip() if label in named.values() else label
     return named
+
+
+def told_apart(told: Told) -> Told:
+    """A report in which the rows of one stage, and their runs, have the names that tell them apart."""
+    rows = told["league"]
+    names = {
+        row["run"]: told["frontiers"]["labels"][row["run"]].removeprefix(str(row["stage"] or "")).strip()
+        for row in rows
+    }
+    of = {run: names[row["run"]] for row in rows for run in row["runs"]}
+    league = [{**row, "name": names[row["run"]]} for row in rows]
+    return {**told, "league": league, "runs": [{**run, "name": of[run["run"]]} for run in told["runs"]]}
 
 
 def costs(league: Sequence[Told], runs: Sequence[Told], axis: str) -> list[Told]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from mlx_gpt.league import ALPHA
 from mlx_gpt.reporting.frontier_section import frontier_markdown
+from mlx_gpt.reporting.frontiers import told_apart
 from mlx_gpt.reporting.words import count, excerpt, megabytes, percent, plain, signed, time, with_margin
 
 Told = dict[str, Any]
@@ -14,6 +15,7 @@ Told = dict[str, Any]
 
 def markdown(told: Told) -> str:
     """The whole report but for the pictures and the passage."""
+    told = told_apart(told)
     text = told["text"]
     parts = [
         "# Report of the ladder",

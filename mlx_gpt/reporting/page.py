@@ -18,6 +18,7 @@ from typing import Any
 from mlx_gpt.league import ALPHA
 from mlx_gpt.reporting.figures import AXES, curves, ladder
 from mlx_gpt.reporting.frontier_section import choice, section
+from mlx_gpt.reporting.frontiers import told_apart
 from mlx_gpt.reporting.markdown import gaps
 from mlx_gpt.reporting.words import bits, count, megabytes, percent, signed, time, with_margin
 
@@ -51,6 +52,7 @@ COUNTED = ("words", "longest")  # the others are shares
 
 def page(told: Told) -> str:
     """The whole report."""
+    told = told_apart(told)
     style, script = _read("page.css"), _read("page.js")
     text, machine = told["text"], told["machine"]
     named = {
