@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from mlx_gpt.checkpoint import Checkpoint
 from mlx_gpt.chosen import Chosen, chosen
 from mlx_gpt.decoding import Batch, Reading, Writer, readable, stream, streams
 from mlx_gpt.drafting import Reader
+from mlx_gpt.endless import Endless
 from mlx_gpt.model import LanguageModel
 from mlx_gpt.sampling import Taste, distribution
 from mlx_gpt.tokenizer import Tokenizer
@@ -90,6 +92,16 @@ def told(
         some = tokens[start : start + AT_ONCE]
         logprobs = reader.after([*prompt, *tokens[:start]], some[:-1])
         yield logprobs, chosen(logprobs, mx.array(list(some)), alternatives)
+
+
+def surprise(trained: Checkpoint, ids: Sequence[int]) -> tuple[list[str], list[float]]:
+    """What each of ids but the first adds to a text, and its bits, -log2 p, whatever a taste would make of that."""
+    tokenizer, decoder = trained.tokenizer, codecs.getincrementaldecoder("utf-8")(errors="replace")
+    pieces = [decoder.decode(tokenizer.decode_bytes([token])) for token in ids[1:]]
+    if unfinished := decoder.decode(b"", final=True):
+        pieces[-1] += unfinished
+    scores: list[float] = Endless(trained.model).score(mx.array([ids]))[0].tolist()  # type: ignore[assignment]
+    return pieces, [-score / math.log(2) for score in scores]
 
 
 def sampling_logprobs(logprobs: mx.array, tokens: Sequence[int], counts: np.ndarray, taste: Taste) -> list[float]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import codecs
 import dataclasses
 import functools
-import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -280,21 +278,17 @@ def _draft_tokens(
 
 def _coloured(trained: Checkpoint, ids: Sequence[int], text: Text) -> None:
     """Prompt and text, each token in the colour of what the model itself gave it, whatever the taste made of that."""
-    import mlx.core as mx
-
-    from mlx_gpt.endless import Endless
+    from mlx_gpt.completion import surprise
     from mlx_gpt.surprise import coloured, legend, wants_colour
 
     for _ in text.pieces:
         pass
     written = [token for token in text.writer.tokens if token != trained.tokenizer.eot]
-    decoder, colour = codecs.getincrementaldecoder("utf-8")(errors="replace"), wants_colour(sys.stdout)
-    pieces = [decoder.decode(trained.tokenizer.decode_bytes([token])) for token in [*ids[1:], *written]]
-    scores: list[list[float]] = Endless(trained.model).score(mx.array([[*ids, *written]])).tolist()  # type: ignore[assignment]
-    bits = [-score / math.log(2) for score in scores[0]]
+    pieces, bits = surprise(trained, [*ids, *written])
+    colour = wants_colour(sys.stdout)
     if colour:
         _notice(legend(colour))
-    click.echo(coloured(pieces, bits, colour) + decoder.decode(b"", final=True))
+    click.echo(coloured(pieces, bits, colour))
     mean = sum(bits[len(ids) - 1 :]) / max(1, len(written))
     _notice(f"{mean:.2f} bits a token of what was written")
 
