@@ -89,7 +89,7 @@ def main(
     prompt: str,
     cache: Path | None,
     keep_first: int | None,
-    cache_bits: str | None,
+    cache_bits: int | None,
     drafts: tuple[str, ...],
     beam: int | None,
     length_penalty: float,
@@ -126,9 +126,8 @@ def main(
     _check(click.get_current_context())
     wanted = dataclasses.replace(Taste(), **taste)  # type: ignore[arg-type]
     pick_device()
-    bits = int(cache_bits) if cache_bits else None
     trained = chosen(stage, run, mix)
-    trained = dataclasses.replace(trained, model=cached(trained.model, keep_first, bits))
+    trained = dataclasses.replace(trained, model=cached(trained.model, keep_first, cache_bits))
     if interactive:
         return Session(trained, wanted, seed, tokens, stops).run(prompt)
     text = _standard_input() if prompt == "-" else prompt
@@ -137,7 +136,7 @@ def main(
         _notice(remark)
     writer = functools.partial(Writer, trained.tokenizer, tokens, stops)
     seeds = range(seed, seed + samples)
-    asked = "" if keep_first is None and bits is None else f" --keep-first {keep_first} --cache-bits {bits}"
+    asked = "" if keep_first is None and cache_bits is None else f" --keep-first {keep_first} --cache-bits {cache_bits}"
     reading = None if drafts else _reading(trained, ids, cache, asked)
     if beam:
         texts = likeliest(trained, ids, reading, beam, samples, tokens, length_penalty)
