@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from mlx_gpt.sampling import Taste
 
 TOGETHER = 16  # samples written side by side
-PROMPT = "prompt"  # the draft that is no model
 
 
 class GenerateDoor(Door):
@@ -238,6 +237,7 @@ def _echo(text: str, pieces: Iterator[str]) -> None:
 
 def _proposer(trained: Checkpoint, drafts: Sequence[str], taste: Taste) -> Callable[[], Draft]:
     """What makes the drafts of a text, each for the one before it, loaded once for all texts."""
+    from mlx_gpt.acceptance import PROMPT
     from mlx_gpt.checkpoint import load, run_folder
     from mlx_gpt.drafting import Lookup, Model
     from mlx_gpt.errors import TokenizerError
