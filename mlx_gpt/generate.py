@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from mlx_gpt.door import Door, cache_kind, mixed_runs, setting_options, which_run
+from mlx_gpt.door import Door, as_json, cache_kind, mixed_runs, setting_options, which_run
 from mlx_gpt.errors import DataError, SettingError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class GenerateDoor(Door):
     show_default=True,
     help="Of --beam: 0 ranks texts by their log-probability, more prefers longer ones.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print a text as one JSON object, with all log-probabilities.")
+@click.option("--json", "in_json", is_flag=True, help="Print a text as one JSON object, with all log-probabilities.")
 @click.option(
     "--alternatives",
     type=click.IntRange(0),
@@ -92,7 +92,7 @@ def main(
     drafts: tuple[str, ...],
     beam: int | None,
     length_penalty: float,
-    as_json: bool,
+    in_json: bool,
     alternatives: int | None,
     show_probabilities: bool,
     stops: tuple[str, ...],
@@ -115,7 +115,7 @@ def main(
     python -m mlx_gpt.generate --stage 11 --tokens 5000 --keep-first 4
     """
     from mlx_gpt.cached import cached
-    from mlx_gpt.completion import drawn, json_line, likeliest, remarks, table
+    from mlx_gpt.completion import drawn, in_full, likeliest, remarks, table
     from mlx_gpt.decoding import Writer
     from mlx_gpt.device import pick_device
     from mlx_gpt.interactive import Session
@@ -144,9 +144,9 @@ def main(
     else:
         texts = drawn(trained.model, ids, reading, wanted, seeds, writer, 1 if mix else TOGETHER)
     for place, each in enumerate(texts, 1):
-        if as_json:
+        if in_json:
             law = None if beam else wanted
-            click.echo(json_line(each, trained, text, ids, reading, law, alternatives or 0))
+            click.echo(as_json(in_full(each, trained, text, ids, reading, law, alternatives or 0)))
             continue
         _heading(each, place, samples)
         if alternatives is not None:
@@ -159,10 +159,10 @@ def main(
 
 # what an option does not go with, and why
 APART = {
-    "interactive": ("writes text by text", "cache drafts beam as_json alternatives show_probabilities samples"),
+    "interactive": ("writes text by text", "cache drafts beam in_json alternatives show_probabilities samples"),
     "cache": ("keeps the memory of one model alone", "mix drafts"),
     "beam": ("draws nothing, and ends texts by tokens", "drafts stops seed"),
-    "show_probabilities": ("colours a whole text", "stops as_json alternatives"),
+    "show_probabilities": ("colours a whole text", "stops in_json alternatives"),
 }
 
 
