@@ -23,7 +23,7 @@ class Renewed(Nested):
     full: tuple[tuple[int, Memory], ...] = ()  # each with `read` when it was replaced
 
     def rows(self, which: Sequence[int]) -> Self:
-        found = super().rows(which)
+        found = self._rows(which)
         found.full = ()
         return found
 
