@@ -312,7 +312,7 @@ def test_an_infinite_cost_leaves_all_files_readable(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     never = {"pieces": ["a", "b"], "bits": [1.0, np.inf]}
-    monkeypatch.setattr(collect, "surprise", lambda *_: never)
+    monkeypatch.setattr(collect, "passage_bits", lambda *_: never)
     shutil.copytree(runs / stages.stage(1).run, tmp_path / "1")
     assert walk("--runs", tmp_path, "--tokens", 4).exit_code == 0
     data = re.search(r'id="data">(.*?)</script>', (tmp_path / "report.html").read_text(), re.DOTALL)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import codecs
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 
 from mlx_gpt.checkpoint import Checkpoint
+from mlx_gpt.completion import surprise
 from mlx_gpt.corpus import Text
 from mlx_gpt.decoding import Batch
-from mlx_gpt.endless import Endless
 from mlx_gpt.plot import Line, smooth
 from mlx_gpt.sampling import Taste
 from mlx_gpt.tokenizer import Tokenizer
@@ -69,14 +66,10 @@ def beginning(text: str, size: int) -> str:
     return raw[:space].rstrip() if space > 0 else raw
 
 
-def surprise(trained: Checkpoint, shown: str) -> dict[str, Any]:
+def passage_bits(trained: Checkpoint, shown: str) -> dict[str, Any]:
     """The tokens of a text that begins, and the bits of each, -log2 p."""
-    tokenizer = trained.tokenizer
-    ids, decoder = tokenizer.encode(shown), codecs.getincrementaldecoder("utf-8")(errors="replace")
-    scores = Endless(trained.model).score(mx.array([[tokenizer.eot, *ids]]))
-    bits = -np.array(scores[0], np.float64) / math.log(2)
-    pieces = [decoder.decode(tokenizer.decode_bytes([token])) for token in ids]
-    return {"pieces": pieces, "bits": bits.round(3).tolist()}
+    pieces, bits = surprise(trained, [trained.tokenizer.eot, *trained.tokenizer.encode(shown)])
+    return {"pieces": pieces, "bits": np.round(bits, 3).tolist()}
 
 
 def samples(trained: Checkpoint, asked: Asked) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from mlx_gpt.league import Entry, cards_in, legend, rows
 from mlx_gpt.measure import Score, measure
 from mlx_gpt.plot import read_log
 from mlx_gpt.reporting import FORMAT, VERSION
-from mlx_gpt.reporting.asked import Asked, curve, excerpts, lengths, passage, prompts, samples, surprise
+from mlx_gpt.reporting.asked import Asked, curve, excerpts, lengths, passage, passage_bits, prompts, samples
 from mlx_gpt.reporting.frontiers import frontiers
 from mlx_gpt.reporting.kept import Earlier
 from mlx_gpt.reporting.machine import machine
@@ -162,7 +162,7 @@ class Collector:
                 "context": trained.model.memory().room,
             }
         if "surprise" not in run:
-            run["surprise"] = surprise(trained, shown)
+            run["surprise"] = passage_bits(trained, shown)
         if "samples" not in run:
             run["samples"] = samples(trained, self.asked)
         run["written"] = None

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mlx_gpt.league import ALPHA
 from mlx_gpt.reporting.frontier_section import frontier_markdown
 from mlx_gpt.reporting.frontiers import told_apart
-from mlx_gpt.reporting.words import count, excerpt, megabytes, percent, plain, signed, time, with_margin
+from mlx_gpt.reporting.words import count, excerpt, megabytes, percent, plain, time, verdict, with_margin
 
 Told = dict[str, Any]
 
@@ -53,16 +52,12 @@ def _league(told: Told) -> str:
     free = sorted(((bits, name) for name, bits in told["text"]["reference_lines"].items()), reverse=True)
     rows = [["", f"*{name}*", f"{bits:.4f}", "", "", "", "", ""] for bits, name in free]
     for row in told["league"]:
-        found = row["difference"]
-        less = ""
-        if found:
-            less = with_margin(found["value"], found["margin"], signed) + (" *" if found["p_holm"] < ALPHA else "")
         rows.append(
             [
                 str(row["stage"] or ""),
                 row["name"] + ("" if row["finished"] else " …"),
                 with_margin(row["bits_per_byte"], row["margin"]),
-                less,
+                verdict(row["difference"]),
                 count(row["parameters"]),
                 time(row["seconds"]),
                 count(row["train_tokens_per_second"]),

@@ -15,12 +15,11 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-from mlx_gpt.league import ALPHA
 from mlx_gpt.reporting.figures import AXES, curves, ladder
 from mlx_gpt.reporting.frontier_section import choice, section
 from mlx_gpt.reporting.frontiers import told_apart
 from mlx_gpt.reporting.markdown import gaps
-from mlx_gpt.reporting.words import bits, count, megabytes, percent, signed, time, with_margin
+from mlx_gpt.reporting.words import bits, count, megabytes, percent, time, verdict, with_margin
 
 Told = dict[str, Any]
 WIDTHS = {"wide": 760, "narrow": 328}  # pixels of a picture, of which the style sheet shows one
@@ -145,13 +144,10 @@ def _league(told: Told) -> str:
 def _row(row: dict[str, Any]) -> dict[str, tuple[str, float | None]]:
     found, excess, spread = row["difference"], row["excess"], row["seed_spread"]
     name = f"{row['stage'] or ''} {row['name']}{'' if row['finished'] else ' …'}"
-    less = ""
-    if found:
-        less = with_margin(found["value"], found["margin"], signed) + (" *" if found["p_holm"] < ALPHA else "")
     return {
         "stage": (name, row["stage"]),
         "bits/byte": (with_margin(row["bits_per_byte"], row["margin"]), row["bits_per_byte"]),
-        "to the stage before": (less, found and found["value"]),
+        "to the stage before": (verdict(found), found and found["value"]),
         "over floor": ("" if excess is None else bits(excess["value"]), excess and excess["value"]),
         "seeds": ("" if spread is None else f"{len(row['seeds'])} ± {spread:.4f}", spread),
         "parameters": (count(row["parameters"]), row["parameters"]),

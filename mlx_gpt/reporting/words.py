@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
+
+from mlx_gpt.league import ALPHA
 
 
 def bits(value: float | None) -> str:
@@ -21,6 +24,13 @@ def with_margin(value: float | None, margin: float | None, form: Callable[[float
     if value is None or not math.isfinite(value):
         return bits(value)
     return form(value) + (f" ± {margin:.4f}" if margin is not None and math.isfinite(margin) else "")
+
+
+def verdict(found: dict[str, Any] | None) -> str:
+    """A difference of a row of the league table to the one above, with a sign where it is not by chance."""
+    if not found:
+        return ""
+    return with_margin(found["value"], found["margin"], signed) + (" *" if found["p_holm"] < ALPHA else "")
 
 
 def count(value: float | None) -> str:
