@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import mlx.core as mx
-import numpy as np
 
-from mlx_gpt.corpus import Corpus
 from mlx_gpt.errors import SettingError
 from mlx_gpt.kv_cache import KVCache
 from mlx_gpt.memory import Memory
-from mlx_gpt.model import LanguageModel, Report
-from mlx_gpt.safetensors import Array
+from mlx_gpt.model import LanguageModel, Wrapped
 
 
 def cached(model: LanguageModel, keep_first: int | None = None, bits: int | None = None) -> LanguageModel:
@@ -21,7 +15,7 @@ def cached(model: LanguageModel, keep_first: int | None = None, bits: int | None
     return model if keep_first is None and bits is None else Cached(model, keep_first, bits)
 
 
-class Cached:
+class Cached(Wrapped):
     """A model whose memories are caches of the given kind; without one given, too, it reads through one."""
 
     def __init__(self, model: LanguageModel, keep_first: int | None, bits: int | None) -> None:
@@ -32,7 +26,8 @@ class Cached:
 
         Raises SettingError for a model that has no such cache.
         """
-        self.model, self.vocab_size, self.keep_first, self.bits = model, model.vocab_size, keep_first, bits
+        super().__init__(model)
+        self.keep_first, self.bits = keep_first, bits
         plain = model.memory()
         rotary = isinstance(plain, KVCache) and plain.layout.rotary
         if keep_first is not None and not rotary:
@@ -49,10 +44,6 @@ class Cached:
         self.layout = plain.layout
         self.memory()
 
-    def fit(self, corpus: Corpus, recipe: Any, report: Report) -> None:
-        """Fit the model itself."""
-        self.model.fit(corpus, recipe, report)
-
     def memory(self, batch: int = 1) -> KVCache:
         """An empty one."""
         return KVCache(batch, self.layout, self.keep_first, self.bits)
@@ -68,11 +59,3 @@ class Cached:
     def score(self, ids: mx.array, memory: Memory | None = None) -> mx.array:
         """(B, T) -> (B, T - 1)."""
         return self.model.score(ids, self.memory(ids.shape[0]) if memory is None else memory)
-
-    def arrays(self) -> Mapping[str, Array]:
-        """Those of the model."""
-        return self.model.arrays()
-
-    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Into the model. Raises CheckpointError where they do not fit."""
-        self.model.restore(arrays)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -15,6 +17,7 @@ from mlx_gpt.checkpoint import Checkpoint
 from mlx_gpt.chosen import Chosen, chosen
 from mlx_gpt.decoding import Batch, Reading, Writer, readable, stream, streams
 from mlx_gpt.drafting import Reader
+from mlx_gpt.endless import Endless
 from mlx_gpt.model import LanguageModel
 from mlx_gpt.sampling import Taste, distribution
 from mlx_gpt.tokenizer import Tokenizer
@@ -92,6 +95,16 @@ def told(
         yield logprobs, chosen(logprobs, mx.array(list(some)), alternatives)
 
 
+def surprise(trained: Checkpoint, ids: Sequence[int]) -> tuple[list[str], list[float]]:
+    """What each of ids but the first adds to a text, and its bits, -log2 p, whatever a taste would make of that."""
+    tokenizer, decoder = trained.tokenizer, codecs.getincrementaldecoder("utf-8")(errors="replace")
+    pieces = [decoder.decode(tokenizer.decode_bytes([token])) for token in ids[1:]]
+    if unfinished := decoder.decode(b"", final=True):
+        pieces[-1] += unfinished
+    scores: list[float] = Endless(trained.model).score(mx.array([ids]))[0].tolist()  # type: ignore[assignment]
+    return pieces, [-score / math.log(2) for score in scores]
+
+
 def sampling_logprobs(logprobs: mx.array, tokens: Sequence[int], counts: np.ndarray, taste: Taste) -> list[float]:
     """What the law that a taste makes of log-probabilities (T, V) said of the tokens drawn from it, in nats.
 
@@ -109,7 +122,7 @@ def sampling_logprobs(logprobs: mx.array, tokens: Sequence[int], counts: np.ndar
     return found
 
 
-def json_line(
+def in_full(
     text: Text,
     trained: Checkpoint,
     prompt: str,
@@ -117,32 +130,28 @@ def json_line(
     reading: Reading | None,
     taste: Taste | None,
     alternatives: int,
-) -> str:
-    """A text, once it is written, as one line of JSON; names and log-probabilities are those of OpenAI's API.
+) -> dict[str, Any]:
+    """A text, once it is written, as one JSON object; names and log-probabilities are those of OpenAI's API.
 
     `tokens` are all that were chosen, those of a stop string and the end of the text too; with a taste, beside what the
-    model says of a token, what the law it was drawn from says. Log-probabilities are in nats, null for minus infinity.
+    model says of a token, what the law it was drawn from says. Log-probabilities are in nats.
     """
     written, rows, counts = "".join(text.pieces), [], np.zeros(trained.model.vocab_size, np.int32)
     for logprobs, tokens in told(trained.model, ids, reading, text.writer.tokens, alternatives):
         some = [_row(each.token, each.logprob, trained.tokenizer) for each in tokens]
         if taste is not None:
             law = sampling_logprobs(logprobs, [each.token for each in tokens], counts, taste)
-            some = [{**row, "sampling_logprob": _finite(nats)} for row, nats in zip(some, law, strict=True)]
+            some = [{**row, "sampling_logprob": nats} for row, nats in zip(some, law, strict=True)]
         if alternatives:
             others = [[_row(*other, trained.tokenizer) for other in each.alternatives] for each in tokens]
             some = [{**row, "top_logprobs": top} for row, top in zip(some, others, strict=True)]
         rows += some
     facts = {"prompt": prompt, **text.facts, "text": written, "finish_reason": text.writer.finish_reason}
-    return json.dumps({**facts, "tokens": rows})
+    return {**facts, "tokens": rows}
 
 
 def _row(token: int, logprob: float, tokenizer: Tokenizer) -> dict[str, object]:
-    return {"id": token, "token": tokenizer.spelled(token), "logprob": _finite(logprob)}
-
-
-def _finite(nats: float) -> float | None:
-    return nats if math.isfinite(nats) else None
+    return {"id": token, "token": tokenizer.spelled(token), "logprob": logprob}
 
 
 def table(text: Text, trained: Checkpoint, ids: Sequence[int], reading: Reading | None, alternatives: int) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlx_gpt.door import Countdown, Door, mixed_runs, one_to_another, read_whole, which_run, write_whole
+from mlx_gpt.door import Countdown, Door, counted, mixed_runs, one_to_another, read_whole, which_run, write_whole
 
 if TYPE_CHECKING:
     from mlx_gpt.compression import Compressed
@@ -61,7 +61,7 @@ def main(file: str, out: str, stage: int | None, run: Path | None, mix: tuple[Pa
 def _told(raw: bytes, made: Compressed, seconds: float) -> list[str]:
     from mlx_gpt.heldout import reference_lines
 
-    size, documents, tokens = len(made.data), f"{made.documents:,} documents", f"{made.tokens:,} tokens"
+    size, documents, tokens = len(made.data), counted(made.documents, "document"), f"{made.tokens:,} tokens"
     lines = [f"{len(raw):,} bytes in {documents}, {tokens} -> {size:,} bytes, {made.tokens / seconds:,.0f} tokens/s"]
     if not made.document_bytes:
         return lines

@@ -154,6 +154,11 @@ def passing(said: str) -> None:
         click.secho("\r\x1b[K" + (f"{said:<70}" if said else ""), err=True, nl=False, dim=True)
 
 
+def counted(number: int, thing: str) -> str:
+    """1 thing, or 1,000 things."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def as_json(told: Any) -> str:
     """One JSON object in one line; what is infinite or no number is null there."""
     return json.dumps(_finite(told))
@@ -190,7 +195,7 @@ def cache_kind(function: Function) -> Function:
     keep = "Read on where the context is full, instead of reading its last half again: the oldest tokens are forgotten "
     keep += "one by one, these first ones never (4 do). Stages 10 and 11."
     few = "Keep keys and values in so many bits a number. Stages 9 to 11."
-    function = click.option("--cache-bits", type=click.Choice(["8", "4"]), help=few)(function)
+    function = click.option("--cache-bits", type=click.Choice([8, 4]), help=few)(function)
     return click.option("--keep-first", type=click.IntRange(0), metavar="N", help=keep)(function)
 
 

@@ -6,16 +6,13 @@ read side by side, each by its own rule.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Iterator, Sequence
+from typing import Self
 
 import mlx.core as mx
-import numpy as np
 
-from mlx_gpt.corpus import Corpus
 from mlx_gpt.memory import SPARE, Memory, Nested, read_again
-from mlx_gpt.model import LanguageModel, Report, check_ids
-from mlx_gpt.safetensors import Array
+from mlx_gpt.model import LanguageModel, Wrapped, check_ids
 
 
 class Renewed(Nested):
@@ -26,7 +23,7 @@ class Renewed(Nested):
     full: tuple[tuple[int, Memory], ...] = ()  # each with `read` when it was replaced
 
     def rows(self, which: Sequence[int]) -> Self:
-        found = super().rows(which)
+        found = self._rows(which)
         found.full = ()
         return found
 
@@ -41,17 +38,13 @@ class Renewed(Nested):
         return True
 
 
-class Endless:
+class Endless(Wrapped):
     """A model read through `Renewed` memories; one without an end of its own is asked as it is."""
 
     def __init__(self, model: LanguageModel) -> None:
-        self.model, self.vocab_size = model, model.vocab_size
+        super().__init__(model)
         self.context = model.memory().room
         self.half = 0 if self.context is None else read_again(self.context)
-
-    def fit(self, corpus: Corpus, recipe: Any, report: Report) -> None:
-        """Fit the model itself."""
-        self.model.fit(corpus, recipe, report)
 
     def memory(self, batch: int = 1) -> Renewed:
         """An empty memory, without an end."""
@@ -81,14 +74,6 @@ class Endless:
         held, last = self._held(ids, memory), ids.shape[1] - 1
         parts = [self.model.score(ids[:, a : b + 1], held.inner[0]) for a, b in self._parts(ids, last, held)]
         return mx.concatenate(parts, axis=1) if parts else mx.zeros((ids.shape[0], 0))
-
-    def arrays(self) -> Mapping[str, Array]:
-        """Those of the model."""
-        return self.model.arrays()
-
-    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Into the model. Raises CheckpointError where they do not fit."""
-        self.model.restore(arrays)
 
     def _held(self, ids: mx.array, memory: Memory | None) -> Renewed:
         held = self.memory(ids.shape[0]) if memory is None else memory

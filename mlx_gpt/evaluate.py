@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from mlx_gpt.door import Door, as_json, cache_kind, mixed_runs, notice, which_run
+from mlx_gpt.door import Door, as_json, cache_kind, counted, mixed_runs, notice, which_run
 
 
 @click.command(cls=Door)
@@ -22,7 +22,7 @@ def main(
     run: Path | None,
     mix: tuple[Path, ...],
     keep_first: int | None,
-    cache_bits: str | None,
+    cache_bits: int | None,
     data: tuple[str, ...],
     by_document: bool,
     in_json: bool,
@@ -49,7 +49,7 @@ def main(
 
     pick_device()
     trained = chosen(stage, run, mix, one_text=True)
-    model = cached(trained.model, keep_first, int(cache_bits) if cache_bits else None)
+    model = cached(trained.model, keep_first, cache_bits)
     text = held_out(trained, data, notice)
     parts, context = units(text, trained.tokenizer), model.memory().room
     score = measure(model, text, units=parts)
@@ -82,7 +82,7 @@ def main(
     click.echo(f"stage {trained.stage.number} {trained.stage.name}: {trained.stage.title}")
     click.echo(f"{score.bits_per_byte:.4f}{margin} bits per byte ({over})")
     click.echo(
-        f"{score.bytes:,} bytes in {len(text):,} documents, each byte once; {context_rule(context)}"
+        f"{score.bytes:,} bytes in {counted(len(text), 'document')}, each byte once; {context_rule(context)}"
         + ("" if context is None else f" of {context:,} tokens")
     )
     click.echo(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import codecs
 import dataclasses
 import functools
-import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from mlx_gpt.door import Door, cache_kind, mixed_runs, setting_options, which_run
+from mlx_gpt.door import Door, as_json, cache_kind, mixed_runs, setting_options, which_run
 from mlx_gpt.errors import DataError, SettingError
 
 if TYPE_CHECKING:
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
     from mlx_gpt.sampling import Taste
 
 TOGETHER = 16  # samples written side by side
-PROMPT = "prompt"  # the draft that is no model
 
 
 class GenerateDoor(Door):
@@ -65,7 +62,7 @@ class GenerateDoor(Door):
     show_default=True,
     help="Of --beam: 0 ranks texts by their log-probability, more prefers longer ones.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print a text as one JSON object, with all log-probabilities.")
+@click.option("--json", "in_json", is_flag=True, help="Print a text as one JSON object, with all log-probabilities.")
 @click.option(
     "--alternatives",
     type=click.IntRange(0),
@@ -91,11 +88,11 @@ def main(
     prompt: str,
     cache: Path | None,
     keep_first: int | None,
-    cache_bits: str | None,
+    cache_bits: int | None,
     drafts: tuple[str, ...],
     beam: int | None,
     length_penalty: float,
-    as_json: bool,
+    in_json: bool,
     alternatives: int | None,
     show_probabilities: bool,
     stops: tuple[str, ...],
@@ -118,7 +115,7 @@ def main(
     python -m mlx_gpt.generate --stage 11 --tokens 5000 --keep-first 4
     """
     from mlx_gpt.cached import cached
-    from mlx_gpt.completion import drawn, json_line, likeliest, remarks, table
+    from mlx_gpt.completion import drawn, in_full, likeliest, remarks, table
     from mlx_gpt.decoding import Writer
     from mlx_gpt.device import pick_device
     from mlx_gpt.interactive import Session
@@ -128,9 +125,8 @@ def main(
     _check(click.get_current_context())
     wanted = dataclasses.replace(Taste(), **taste)  # type: ignore[arg-type]
     pick_device()
-    bits = int(cache_bits) if cache_bits else None
     trained = chosen(stage, run, mix)
-    trained = dataclasses.replace(trained, model=cached(trained.model, keep_first, bits))
+    trained = dataclasses.replace(trained, model=cached(trained.model, keep_first, cache_bits))
     if interactive:
         return Session(trained, wanted, seed, tokens, stops).run(prompt)
     text = _standard_input() if prompt == "-" else prompt
@@ -139,7 +135,7 @@ def main(
         _notice(remark)
     writer = functools.partial(Writer, trained.tokenizer, tokens, stops)
     seeds = range(seed, seed + samples)
-    asked = "" if keep_first is None and bits is None else f" --keep-first {keep_first} --cache-bits {bits}"
+    asked = "" if keep_first is None and cache_bits is None else f" --keep-first {keep_first} --cache-bits {cache_bits}"
     reading = None if drafts else _reading(trained, ids, cache, asked)
     if beam:
         texts = likeliest(trained, ids, reading, beam, samples, tokens, length_penalty)
@@ -148,9 +144,9 @@ def main(
     else:
         texts = drawn(trained.model, ids, reading, wanted, seeds, writer, 1 if mix else TOGETHER)
     for place, each in enumerate(texts, 1):
-        if as_json:
+        if in_json:
             law = None if beam else wanted
-            click.echo(json_line(each, trained, text, ids, reading, law, alternatives or 0))
+            click.echo(as_json(in_full(each, trained, text, ids, reading, law, alternatives or 0)))
             continue
         _heading(each, place, samples)
         if alternatives is not None:
@@ -163,10 +159,10 @@ def main(
 
 # what an option does not go with, and why
 APART = {
-    "interactive": ("writes text by text", "cache drafts beam as_json alternatives show_probabilities samples"),
+    "interactive": ("writes text by text", "cache drafts beam in_json alternatives show_probabilities samples"),
     "cache": ("keeps the memory of one model alone", "mix drafts"),
     "beam": ("draws nothing, and ends texts by tokens", "drafts stops seed"),
-    "show_probabilities": ("colours a whole text", "stops as_json alternatives"),
+    "show_probabilities": ("colours a whole text", "stops in_json alternatives"),
 }
 
 
@@ -241,6 +237,7 @@ def _echo(text: str, pieces: Iterator[str]) -> None:
 
 def _proposer(trained: Checkpoint, drafts: Sequence[str], taste: Taste) -> Callable[[], Draft]:
     """What makes the drafts of a text, each for the one before it, loaded once for all texts."""
+    from mlx_gpt.acceptance import PROMPT
     from mlx_gpt.checkpoint import load, run_folder
     from mlx_gpt.drafting import Lookup, Model
     from mlx_gpt.errors import TokenizerError
@@ -280,21 +277,17 @@ def _draft_tokens(
 
 def _coloured(trained: Checkpoint, ids: Sequence[int], text: Text) -> None:
     """Prompt and text, each token in the colour of what the model itself gave it, whatever the taste made of that."""
-    import mlx.core as mx
-
-    from mlx_gpt.endless import Endless
+    from mlx_gpt.completion import surprise
     from mlx_gpt.surprise import coloured, legend, wants_colour
 
     for _ in text.pieces:
         pass
     written = [token for token in text.writer.tokens if token != trained.tokenizer.eot]
-    decoder, colour = codecs.getincrementaldecoder("utf-8")(errors="replace"), wants_colour(sys.stdout)
-    pieces = [decoder.decode(trained.tokenizer.decode_bytes([token])) for token in [*ids[1:], *written]]
-    scores: list[list[float]] = Endless(trained.model).score(mx.array([[*ids, *written]])).tolist()  # type: ignore[assignment]
-    bits = [-score / math.log(2) for score in scores[0]]
+    pieces, bits = surprise(trained, [*ids, *written])
+    colour = wants_colour(sys.stdout)
     if colour:
         _notice(legend(colour))
-    click.echo(coloured(pieces, bits, colour) + decoder.decode(b"", final=True))
+    click.echo(coloured(pieces, bits, colour))
     mean = sum(bits[len(ids) - 1 :]) / max(1, len(written))
     _notice(f"{mean:.2f} bits a token of what was written")
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from mlx_gpt.errors import SettingError
-from mlx_gpt.memory import SPARE, Growing
+from mlx_gpt.memory import SPARE, Growing, ending
 
 GROUPS = (64, 32)  # numbers that share a scale: the first that divides a head
 
@@ -78,6 +78,7 @@ class KVCache(Growing):
             self.arrays += [mx.zeros_like(part) for _ in range(2 * layout.layers) for part in empty]
         self._firsts, self._tails = 2 * layout.layers * self._pieces, len(self.arrays)
         self.arrays += [mx.zeros((batch, *tail), layout.dtype) for tail in layout.tails]
+        self.tails = {self._tails + place: size for place, (size, _) in enumerate(layout.tails)}
 
     def axes(self) -> list[int | None]:
         return [2 if at < self._firsts else None for at in range(len(self.arrays))]
@@ -143,32 +144,18 @@ class KVCache(Growing):
 
     def behind(self, place: int, x: mx.array) -> mx.array:
         """x (B, T, D) with tail `place` in front (B, K + T, D); keeps the last of them as the new tail."""
-        at, size = self._tails + place, self.layout.tails[place][0]
+        at = self._tails + place
+        size = self.tails[at]
         seen = mx.concatenate([self.arrays[at].astype(x.dtype), x], axis=1)
-        self.arrays[at] = _last(seen, size + SPARE)
-        return _last(seen, size + x.shape[1])
+        self.arrays[at] = ending(seen, size + SPARE)
+        return ending(seen, size + x.shape[1])
 
     def advance(self, tokens: int) -> None:
         """Count `tokens` more as remembered."""
         self.length += tokens
         kept = self.span + SPARE
         if self.length - self.dropped >= kept + self.step and self.keep_first is not None:
-            tails = self.arrays[self._tails :]
-            self.arrays, self.dropped = self._filled(self.length - kept), self.length - kept
-            self.arrays[self._tails :] = tails
-
-    def shorten(self, tokens: int) -> bool:
-        sizes = [size for size, _ in self.layout.tails]
-        tails = self.arrays[self._tails :]
-        if any(tail.shape[1] < size + tokens for tail, size in zip(tails, sizes, strict=True)):
-            return False
-        self.arrays[self._tails :] = [tail[:, : tail.shape[1] - tokens] for tail in tails]
-        return super().shorten(tokens)
-
-    def _filled(self, first: int = 0) -> list[mx.array]:
-        found, sizes = super()._filled(first), [size for size, _ in self.layout.tails]
-        tails = zip(found[self._tails :], sizes, strict=True)
-        return [*found[: self._tails], *(_last(tail, size) for tail, size in tails)]
+            self.arrays, self.dropped = self._between(self.length - kept), self.length - kept
 
     @property
     def _pieces(self) -> int:
@@ -193,8 +180,3 @@ class KVCache(Growing):
             return parts[0]
         packed, scales, biases = parts
         return mx.dequantize(packed, scales, biases, group_size=self.group, bits=self.bits)
-
-
-def _last(array: mx.array, size: int) -> mx.array:
-    """(B, S, D) -> (B, at most `size`, D)."""
-    return array[:, max(0, array.shape[1] - size) :]

@@ -91,19 +91,15 @@ def measure(model: LanguageModel, text: Text, alike: Scorer | None = None, units
     alike  scores instead of `model.score`, and is given batches of one shape only, so that it may be compiled
     units  what the nats are added up by, if not by document
     """
-    cuts, sizes = (text.starts, text.sizes) if units is None else (units.starts, units.sizes)
-    whole = len(sizes) == len(text)
-    nats = np.zeros(len(sizes))
+    parts = text if units is None else units
+    cuts, nats = parts.starts, np.zeros(len(parts.sizes))
     started = time.perf_counter()
     for document, start, logprobs in scored(model, text, alike):
-        if whole:
-            nats[document] -= logprobs.sum(dtype=np.float64)
-            continue
         first = int(text.starts[document]) + start
         at, last = np.searchsorted(cuts, [first, first + len(logprobs)], side="right") - 1
         for unit, part in enumerate(np.split(logprobs, cuts[at + 1 : last + 1] - first), at):
             nats[min(unit, len(nats) - 1)] -= part.sum(dtype=np.float64)
-    return Score(nats, sizes, text.tokens, time.perf_counter() - started)
+    return Score(nats, parts.sizes, text.tokens, time.perf_counter() - started)
 
 
 def scored(model: LanguageModel, text: Text, alike: Scorer | None = None) -> Iterator[tuple[int, int, np.ndarray]]:

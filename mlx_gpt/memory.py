@@ -125,7 +125,7 @@ class State(Fixed):
     """A fixed number of vectors, rewritten at every token: what a recurrent model remembers."""
 
 
-class Nested:
+class Nested(ABC):
     """What a model made of others remembers: a memory for each of them, and arrays of its own, texts first."""
 
     def __init__(self, inner: Sequence[Memory], arrays: list[mx.array]) -> None:
@@ -135,7 +135,14 @@ class Nested:
     def room(self) -> int | None:
         return None
 
-    def rows(self, which: Sequence[int]) -> Self:
+    @abstractmethod
+    def rows(self, which: Sequence[int]) -> Self: ...
+
+    @abstractmethod
+    def shorten(self, tokens: int) -> bool: ...
+
+    def _rows(self, which: Sequence[int]) -> Self:
+        """As `rows`, with all that is no array as it is here."""
         found = copy.copy(self)
         found.inner = [each.rows(which) for each in self.inner]
         found.arrays = [_picked(array, which) for array in self.arrays]
@@ -143,9 +150,6 @@ class Nested:
 
     def joined(self, other: Self) -> Self:
         raise SettingError("models made of others write one text at a time")
-
-    def shorten(self, tokens: int) -> bool:
-        return False
 
     def held(self) -> list[mx.array]:
         raise SettingError("the memory of a model made of others is not kept in a file")
@@ -169,6 +173,7 @@ class Growing(ABC):
         self.starts: mx.array | None = None  # (B,)
         self.latest = 0  # the last of them
         self.arrays: list[mx.array] = []
+        self.tails: dict[int, int] = {}  # of arrays (B, K, D) of the last tokens alone, how many they are at least
 
     @abstractmethod
     def axes(self) -> list[int | None]:
@@ -199,6 +204,10 @@ class Growing(ABC):
         return self._with(arrays, places, length, starts)
 
     def shorten(self, tokens: int) -> bool:
+        if any(self.arrays[at].shape[1] < size + tokens for at, size in self.tails.items()):
+            return False
+        for at in self.tails:
+            self.arrays[at] = self.arrays[at][:, : self.arrays[at].shape[1] - tokens]
         self.length -= tokens  # what stands behind it is written over
         return True
 
@@ -219,6 +228,13 @@ class Growing(ABC):
         return [0] * self.arrays[0].shape[0] if self.starts is None else self.starts.tolist()  # type: ignore[return-value]
 
     def _filled(self, first: int = 0) -> list[mx.array]:
+        """The arrays without the places before `first` and after the last that is filled, and tails of their least."""
+        found = self._between(first)
+        for at, size in self.tails.items():
+            found[at] = ending(found[at], size)
+        return found
+
+    def _between(self, first: int) -> list[mx.array]:
         """The arrays without the places before `first` and after the last that is filled."""
         places = slice(max(first - self.dropped, 0), self.length - self.dropped)
         pairs = zip(self.arrays, self.axes(), strict=True)
@@ -242,14 +258,9 @@ class Transcript(Growing):
     def axes(self) -> list[int | None]:
         return [1]
 
-    def shorten(self, tokens: int) -> bool:
-        super().shorten(tokens)
-        self.arrays = self._filled()
-        return True
-
     def extend(self, ids: mx.array) -> mx.array:
         """Every text from its beginning (B, S), with ids (B, T) at its end; what follows a shorter one is no text."""
-        seen = self.arrays[0] = mx.concatenate([self.arrays[0], ids.astype(mx.int32)], axis=1)
+        seen = self.arrays[0] = mx.concatenate([self.arrays[0][:, : self.length], ids.astype(mx.int32)], axis=1)
         self.length = seen.shape[1]
         if self.starts is None:
             return seen
@@ -262,6 +273,11 @@ class Transcript(Growing):
             return x[:, first:]
         places = mx.arange(first, self.length) - self.starts[:, None]  # (B, T)
         return mx.take_along_axis(x, places[..., None], axis=1)
+
+
+def ending(array: mx.array, size: int) -> mx.array:
+    """(B, S, D) -> (B, at most `size`, D)."""
+    return array[:, max(0, array.shape[1] - size) :]
 
 
 def _picked(array: mx.array, which: Sequence[int], axis: int = 0) -> mx.array:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import mlx.core as mx
 import numpy as np
@@ -42,6 +42,12 @@ RATES = (0.0, 1 / 64, 1 / 8, 1 / 2)
 class Beliefs(Nested):
     """The members' memories, and in `arrays` what their mixture remembers itself: the logarithms of the weights
     (B, R, K), and what each member says of the next token (B, K, V), zero before the first."""
+
+    def rows(self, which: Sequence[int]) -> Self:
+        return self._rows(which)
+
+    def shorten(self, tokens: int) -> bool:
+        return False
 
 
 class Mixture:

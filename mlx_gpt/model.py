@@ -11,6 +11,7 @@ C  context           L  layers                    S  tokens remembered and new t
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -135,6 +136,37 @@ class LanguageModel(Protocol):
         Raises CheckpointError where names, shapes or types do not fit.
         """
         ...
+
+
+class Wrapped(ABC):
+    """A model that is read in another way than its own; it is fitted and saved as ever."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.model, self.vocab_size = model, model.vocab_size
+
+    @abstractmethod
+    def memory(self, batch: int = 1) -> Memory: ...
+
+    @abstractmethod
+    def logprobs(self, ids: mx.array, memory: Memory | None = None) -> mx.array: ...
+
+    @abstractmethod
+    def following(self, ids: mx.array, memory: Memory | None = None) -> mx.array: ...
+
+    @abstractmethod
+    def score(self, ids: mx.array, memory: Memory | None = None) -> mx.array: ...
+
+    def fit(self, corpus: Corpus, recipe: Any, report: Report) -> None:
+        """Fit the model itself."""
+        self.model.fit(corpus, recipe, report)
+
+    def arrays(self) -> Mapping[str, Array]:
+        """Those of the model."""
+        return self.model.arrays()
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Into the model. Raises CheckpointError where they do not fit."""
+        self.model.restore(arrays)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ GREEDY = Taste(temperature=0)
 VOCAB_SIZE = 2_048  # of the stages; of the counting ones a built-in text's
 READ = 2**28  # bytes, more than any cache holds
 MOST = 8_192  # tokens of all prompts of a batch together
+MODERATE = 1_024  # tokens of the longest prompt that is compared with mlx-lm
 UNCACHED = 128  # tokens of a prompt that stage 8 reads anew for each token it writes
 NO_MLX_LM = "left out: mlx-lm is not installed (pip install mlx-lm)"
 Seconds = tuple[float, float]  # to the first token; for all that follow
@@ -49,6 +50,11 @@ class Asked:
     written: int
     lengths: tuple[int, ...] = (16, 128, 1_024, 8_192)
     batches: tuple[int, ...] = (1, 8, 32)
+
+    @property
+    def moderate(self) -> tuple[int, ...]:
+        """The lengths of prompts that the larger model of the comparison with mlx-lm reads, too."""
+        return tuple(length for length in self.lengths if length <= MODERATE)
 
 
 @click.command(cls=Door)
@@ -185,7 +191,7 @@ def _mlx_lm(asked: Asked) -> Figures:
     if importlib.util.find_spec("mlx_lm") is None:
         return missing(NO_MLX_LM)
     generate_step: Any = importlib.import_module("mlx_lm.generate").generate_step
-    stage, context = stages.stage(11), 2 * asked.lengths[:3][-1] + asked.written
+    stage, context = stages.stage(11), 2 * max(asked.moderate) + asked.written
     preset = stage.tiny if asked.quick else stage.preset("base")
     config: Any = dataclasses.replace(preset.config, context=context, taps=0, window=0)
     ours: Any = rough(stage.model(config, 512 if asked.quick else 8_192))
@@ -196,7 +202,7 @@ def _mlx_lm(asked: Asked) -> Figures:
     assert far < 1e-4, f"the logits differ by {far}: not the same model"
     click.echo(f"  {weights / 1e6:.1f} M weights, logits within {far:.1e}")
     found: Figures = {"weights": weights, "logits_differ_by": far, "prompts": []}
-    for length in asked.lengths[:3]:
+    for length in asked.moderate:
         prompt, said = _prompt(ours.vocab_size, length), dict[str, list[int]]()
 
         def by_us(prompt: np.ndarray = prompt) -> Iterator[int]:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from mlx_gpt import completion, decoding, stages
-from mlx_gpt.completion import Text, json_line, sampling_logprobs, table, told
+from mlx_gpt.completion import Text, in_full, sampling_logprobs, table, told
 from mlx_gpt.corpus import Corpus
 from mlx_gpt.decoding import Writer, generate, read, stream
+from mlx_gpt.door import as_json
 from mlx_gpt.errors import TokenizerError
 from mlx_gpt.memory import Memory, State
 from mlx_gpt.sampling import Taste, distribution
@@ -82,7 +83,7 @@ def test_json_holds_every_token_half_characters_and_what_is_impossible() -> None
     tokenizer = Tokenizer("byte")
     eot, trained = tokenizer.eot, Trained(Tokenizer("byte"))
     text = written([0xE6, ord("c"), eot, 0], tokenizer)
-    line = json_line(text, trained, 'a "prompt"', [eot], None, Taste(temperature=1), 2)  # type: ignore[arg-type]
+    line = as_json(in_full(text, trained, 'a "prompt"', [eot], None, Taste(temperature=1), 2))  # type: ignore[arg-type]
     found = json.loads(line.encode().decode())
     assert "\n" not in line and list(found) == ["prompt", "seed", "text", "finish_reason", "tokens"]
     assert (found["prompt"], found["seed"], found["text"]) == ('a "prompt"', 7, "\ufffdc")
@@ -97,14 +98,14 @@ def test_json_holds_every_token_half_characters_and_what_is_impossible() -> None
         {"id": token, "token": name, "logprob": nats, "sampling_logprob": nats, "top_logprobs": top}
         for token, name, nats in rows
     ]
-    plain = json.loads(json_line(written([97], tokenizer, 1), trained, "", [eot], None, None, 0))  # type: ignore[arg-type]
+    plain = in_full(written([97], tokenizer, 1), trained, "", [eot], None, None, 0)  # type: ignore[arg-type]
     assert plain["tokens"] == [{"id": 97, "token": "a", "logprob": quarter}] and plain["finish_reason"] == "length"
 
 
 def test_the_text_ends_before_a_stop_string_whose_tokens_are_told() -> None:
     tokenizer = Tokenizer("byte")
     text = written([*b"aa\na"], tokenizer, stops=("\n",))
-    found = json.loads(json_line(text, Trained(tokenizer), "", [0], None, None, 0))  # type: ignore[arg-type]
+    found = in_full(text, Trained(tokenizer), "", [0], None, None, 0)  # type: ignore[arg-type]
     assert (found["text"], found["finish_reason"], len(found["tokens"])) == ("aa", "stop", 3)
 
 

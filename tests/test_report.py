@@ -20,7 +20,7 @@ from mlx_gpt.reporting import collect, figures
 from mlx_gpt.reporting.asked import beginning, curve
 from mlx_gpt.reporting.markdown import markdown
 from mlx_gpt.reporting.page import page
-from mlx_gpt.reporting.written import Copies, distinct, repetition, training_pieces
+from mlx_gpt.reporting.written import WORD, Copies, distinct, measures, repetition, training_pieces
 
 TOKENS = 12
 
@@ -95,6 +95,8 @@ def test_copies_are_found_word_by_word_whatever_the_spacing() -> None:
     assert copies.share([text]) == 2 / 8
     assert copies.spans(text) == [[text.index("one"), text.index("!")]]
     assert copies.share(["too short"]) is None
+    assert copies.longest([text, "too short"]) == 9 and Copies([text]).longest([text]) == 0
+    assert measures([text], copies)["words"] == 15 and measures([text], None)["longest"] is None
 
 
 def test_unknown_words_and_ends_of_documents_are_no_copies() -> None:
@@ -133,12 +135,19 @@ def test_a_report_tells_every_stage(told: dict) -> None:
         assert {(each["prompt"], each["seed"]) for each in run["samples"]} == {
             (p, s) for p in range(3) for s in range(4)
         }
-        assert [each["tokens"] for each in run["written"]] == [TOKENS // 4, TOKENS]
+        assert [each["tokens"] for each in run["written"]] == [2, 3, 6, 12]
+        assert run["written"][-1]["words"] == sum(len(WORD.findall(each["text"])) for each in run["samples"])
         assert all(each["tokens"] <= TOKENS for each in run["samples"])
     # a unigram forgets: a token costs the same wherever it stands
     unigram = told["runs"][0]["surprise"]
     cost = dict(zip(unigram["pieces"], unigram["bits"], strict=True))
     assert unigram["bits"] == [cost[piece] for piece in unigram["pieces"]]
+
+
+def test_sizes_on_disk_are_those_of_the_files(told: dict, runs: Path) -> None:
+    for run in told["runs"]:
+        assert run["bytes_on_disk"] == len((runs / run["run"] / "model.safetensors").read_bytes())
+    assert [each["run"] for each in told["frontiers"]["points"]["parameters"]] == [run["run"] for run in told["runs"]]
 
 
 def test_skills_stand_in_every_page(told: dict) -> None:
@@ -302,7 +311,7 @@ def test_without_the_training_text_nothing_is_called_a_copy(
     result = walk("--runs", tmp_path, "--tokens", 30)
     assert result.exit_code == 0 and "copies of it were not looked for" in result.output
     told = json.loads((tmp_path / "results.json").read_text())
-    assert [each["copied"] for each in told["runs"][0]["written"]] == [None, None]
+    assert {each["copied"] for each in told["runs"][0]["written"]} == {None}
     assert (tmp_path / "report.html").exists() and (tmp_path / "report.md").exists()
 
 
@@ -325,6 +334,7 @@ def test_hostile_text_stays_text(told: dict) -> None:
     hostile["runs"][0]["name"] = hostile["league"][0]["name"] = hostile["text"]["source"] = evil
     hostile["runs"][0]["samples"][0]["text"] = hostile["text"]["passage"] = evil
     hostile["left_out"] = {evil: evil}
+    hostile["frontiers"]["labels"] = dict.fromkeys(hostile["frontiers"]["labels"], f"1 {evil}")
     shown = page(hostile)
     assert shown.count("<script") == 2 and "<img" not in shown
     assert "<img" not in markdown(hostile) and "<script" not in markdown(hostile)
@@ -334,7 +344,7 @@ def test_an_infinite_cost_leaves_all_files_readable(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     never = {"pieces": ["a", "b"], "bits": [1.0, np.inf]}
-    monkeypatch.setattr(collect, "surprise", lambda *_: never)
+    monkeypatch.setattr(collect, "passage_bits", lambda *_: never)
     shutil.copytree(runs / stages.stage(1).run, tmp_path / "1")
     assert walk("--runs", tmp_path, "--tokens", 4).exit_code == 0
     data = re.search(r'id="data">(.*?)</script>', (tmp_path / "report.html").read_text(), re.DOTALL)
@@ -353,7 +363,7 @@ def test_what_is_impossible_is_shown_as_such(told: dict) -> None:
 
 
 def test_labels_do_not_lie_upon_each_other() -> None:
-    places = figures._apart([50.0, 51.0, 52.0, 10.0, 99.0], 13, 0, 100)
+    places = figures.apart([50.0, 51.0, 52.0, 10.0, 99.0], 13, 0, 100)
     assert np.diff(sorted(places)).min() >= 13 and max(places) <= 100
     assert sorted(range(5), key=places.__getitem__) == [3, 0, 1, 2, 4]
 
@@ -429,6 +439,28 @@ def test_columns_sort_by_click_and_by_key(browser: Browser, told: dict) -> None:
     browser.value("document.querySelectorAll('#league thead button')[0].click()")
     stage = "[...document.querySelectorAll('#league tbody tr')].map(row => row.cells[0].dataset.value)"
     assert browser.value(stage)[:11] == [str(number) for number in stages.numbers()]
+
+
+def test_frontiers_change_axis_by_arrow_keys_and_their_tables_sort(browser: Browser, told: dict) -> None:
+    open_parts = "[...document.querySelectorAll('[data-frontier]')].filter(part => !part.hidden)"
+    browser.value("document.querySelector('input[name=frontier]').focus()")
+    seen = []
+    for _ in range(5):
+        seen += browser.value(f"{open_parts}.map(part => part.dataset.frontier)")
+        assert browser.value(f"{open_parts}[0].querySelectorAll('.wide .on').length") > 0
+        browser.key("ArrowRight")
+    assert seen == ["seconds", "tokens", "parameters", "bytes_on_disk", "scoring"]
+    table = "document.querySelector('[aria-label=\"At equal size and speed\"]')"
+    browser.value(f"{table}.querySelectorAll('button')[4].click()")
+    sizes = browser.value(f"[...{table}.querySelectorAll('tbody tr')].map(row => Number(row.cells[4].dataset.value))")
+    assert sizes == sorted(run["bytes_on_disk"] for run in told["runs"])
+
+
+def test_written_text_is_measured_at_one_length_at_a_time(browser: Browser, told: dict) -> None:
+    shown = "[...document.querySelectorAll('#written tbody tr')].filter(row => !row.hidden)"
+    for length in (TOKENS, TOKENS // 4):
+        browser.value(f"document.querySelector('input[name=length][value=\"{length}\"]').click()")
+        assert browser.value(f"{shown}.map(row => row.cells[1].textContent)") == [str(length)] * (1 + len(told["runs"]))
 
 
 def test_samples_change_with_prompt_and_seed(browser: Browser, told: dict) -> None:

@@ -18,7 +18,7 @@ from mlx_gpt.probes.ask import answers, centred
 from mlx_gpt.probes.dependencies import SAID, choices, dependencies
 from mlx_gpt.probes.pairs import SKILLS, twins
 from mlx_gpt.probes.words import Words, find, sample
-from mlx_gpt.reporting.skills import section
+from mlx_gpt.reporting.skills import skills_section
 from mlx_gpt.tokenizer import Tokenizer
 
 NAMES = ("Anna", "Ben", "Lily", "Max", "Mia", "Sam", "Sue", "Tim", "Tom", "Zoe")
@@ -279,5 +279,5 @@ def test_built_in_runs_tell_their_dependencies(trained, corpus: Corpus, tales: l
     lines = table(told)
     assert any(line.startswith("over the floor") for line in lines) and any(line.startswith("holder") for line in lines)
     assert max(map(len, lines)) <= 100 and any(line.startswith("holder:") for line in legend(told))
-    shown = section([{"stage": each["stage"], "name": "s", "skills": each} for each in told.values()])
+    shown = skills_section([{"stage": each["stage"], "name": "s", "skills": each} for each in told.values()])
     assert shown.count("<table") == 3 and shown.count('scope="row"') == 6

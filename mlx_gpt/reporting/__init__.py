@@ -8,12 +8,13 @@ text                   the held-out text: key, source, bytes, documents, what is
                        in bytes, `floor` (U,) in bits or null, reference_lines in bits per byte, passage, prompts
 asked                  prompts, seeds and tokens of the samples, and the `sampling` settings they were written with
 league, legend         the rows of the table as `mlx_gpt.compare --json` tells them, and what its signs mean
-runs                   each run by folder name: sha256 of its model, stage, name, title, remembers, `score` (nats (U,),
-                       tokens, seconds, context), `surprise` (pieces, bits), `samples`, `curve`, `written`, and
-                       `skills` as `mlx_gpt.skills --json` tells them
+frontiers              what quality costs, as `frontiers` tells it
+runs                   each run by folder name: sha256 and bytes_on_disk of its model, stage, name, title, remembers,
+                       `score` (nats (U,), tokens, seconds, context), `surprise` (pieces, bits), `samples`, `curve`,
+                       `written`, and `skills` as `mlx_gpt.skills --json` tells them
 written                the same measures as there, of the held-out text itself
 missing_stages, left_out   what is not in it, and why
 """
 
-FORMAT, VERSION = "mlx_gpt report", 1
+FORMAT, VERSION = "mlx_gpt report", 2
 RESULTS, MARKDOWN, PAGE = "results.json", "report.md", "report.html"

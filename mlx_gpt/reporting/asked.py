@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import codecs
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 
 from mlx_gpt.checkpoint import Checkpoint
+from mlx_gpt.completion import surprise
 from mlx_gpt.corpus import Text
 from mlx_gpt.decoding import Batch
-from mlx_gpt.endless import Endless
 from mlx_gpt.plot import Line, smooth
 from mlx_gpt.sampling import Taste
 from mlx_gpt.tokenizer import Tokenizer
@@ -22,7 +19,7 @@ from mlx_gpt.tokenizer import Tokenizer
 PASSAGE = 1_000  # bytes, about
 PROMPT = 30  # bytes, about
 POINTS = 100  # of a learning curve
-SHORTER = 4  # samples are measured as a whole and a quarter of them
+SHORTER = (8, 4, 2)  # samples are measured as a whole and by their beginnings, such parts of the asked-for tokens
 
 
 @dataclass(frozen=True)
@@ -69,19 +66,15 @@ def beginning(text: str, size: int) -> str:
     return raw[:space].rstrip() if space > 0 else raw
 
 
-def surprise(trained: Checkpoint, shown: str) -> dict[str, Any]:
+def passage_bits(trained: Checkpoint, shown: str) -> dict[str, Any]:
     """The tokens of a text that begins, and the bits of each, -log2 p."""
-    tokenizer = trained.tokenizer
-    ids, decoder = tokenizer.encode(shown), codecs.getincrementaldecoder("utf-8")(errors="replace")
-    scores = Endless(trained.model).score(mx.array([[tokenizer.eot, *ids]]))
-    bits = -np.array(scores[0], np.float64) / math.log(2)
-    pieces = [decoder.decode(tokenizer.decode_bytes([token])) for token in ids]
-    return {"pieces": pieces, "bits": bits.round(3).tolist()}
+    pieces, bits = surprise(trained, [trained.tokenizer.eot, *trained.tokenizer.encode(shown)])
+    return {"pieces": pieces, "bits": np.round(bits, 3).tolist()}
 
 
 def samples(trained: Checkpoint, asked: Asked) -> list[dict[str, Any]]:
     """A text for every prompt and seed: where they stand in `asked`, what was written, how many tokens it is, and how
-    many letters of it the first quarter of the asked-for tokens are."""
+    many letters of it each of its beginnings has."""
     batch, places = Batch(trained.model, asked.taste), dict[int, tuple[int, int]]()
     for at, prompt in enumerate(asked.prompts):
         ids = [trained.tokenizer.eot, *trained.tokenizer.encode(prompt)]
@@ -96,8 +89,8 @@ def samples(trained: Checkpoint, asked: Asked) -> list[dict[str, Any]]:
     told = []
     for number, (at, seed) in places.items():
         ids, tokenizer = written[number], trained.tokenizer
-        cut = len(tokenizer.decode(ids[: -(-asked.tokens // SHORTER)]))
-        told.append({"prompt": at, "seed": seed, "text": tokenizer.decode(ids), "tokens": len(ids), "cut": cut})
+        cuts = _cuts(ids, tokenizer, asked)
+        told.append({"prompt": at, "seed": seed, "text": tokenizer.decode(ids), "tokens": len(ids), "cuts": cuts})
     return told
 
 
@@ -111,17 +104,21 @@ def excerpts(text: Text, tokenizer: Tokenizer, asked: Asked) -> list[dict[str, A
     for start in starts.tolist():
         ids = text.ids[start : start + asked.tokens]
         ids = np.split(ids, np.flatnonzero(ids == tokenizer.eot)[:1])[0]
-        cut = len(tokenizer.decode(ids[: -(-asked.tokens // SHORTER)]))
-        told.append({"text": tokenizer.decode(ids), "cut": cut})
+        told.append({"text": tokenizer.decode(ids), "cuts": _cuts(ids, tokenizer, asked)})
     return told
+
+
+def _cuts(ids: Sequence[int] | np.ndarray, tokenizer: Tokenizer, asked: Asked) -> list[int]:
+    """Letters of each beginning of a text."""
+    return [len(tokenizer.decode(ids[: -(-asked.tokens // part)])) for part in SHORTER]
 
 
 def lengths(asked: Asked, told: Sequence[dict[str, Any]]) -> dict[int, list[str]]:
     """The texts of samples by how many tokens of each are looked at, at most."""
-    return {
-        -(-asked.tokens // SHORTER): [each["text"][: each["cut"]] for each in told],
-        asked.tokens: [each["text"] for each in told],
+    beginnings = {
+        -(-asked.tokens // part): [each["text"][: each["cuts"][at]] for each in told] for at, part in enumerate(SHORTER)
     }
+    return beginnings | {asked.tokens: [each["text"] for each in told]}
 
 
 def curve(lines: Sequence[Line], scores: dict[str, float]) -> dict[str, list[list[float | None]]]:

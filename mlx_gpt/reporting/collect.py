@@ -25,7 +25,8 @@ from mlx_gpt.measure import Score, measure
 from mlx_gpt.plot import read_log
 from mlx_gpt.probes import Asking
 from mlx_gpt.reporting import FORMAT, VERSION
-from mlx_gpt.reporting.asked import Asked, curve, excerpts, lengths, passage, prompts, samples, surprise
+from mlx_gpt.reporting.asked import Asked, curve, excerpts, lengths, passage, passage_bits, prompts, samples
+from mlx_gpt.reporting.frontiers import frontiers
 from mlx_gpt.reporting.kept import Earlier
 from mlx_gpt.reporting.machine import machine
 from mlx_gpt.reporting.written import Copies, measures, training_pieces
@@ -112,6 +113,7 @@ class Collector:
         return {
             "run": folder.name,
             "sha256": safetensors.digest(folder / MODEL),
+            "bytes_on_disk": (folder / MODEL).stat().st_size,
             "stage": stage.number,
             "name": stage.name,
             "title": stage.title,
@@ -163,7 +165,7 @@ class Collector:
                 "context": trained.model.memory().room,
             }
         if "surprise" not in run:
-            run["surprise"] = surprise(trained, shown)
+            run["surprise"] = passage_bits(trained, shown)
         if "samples" not in run:
             run["samples"] = samples(trained, self.asked)
         if "skills" not in run:
@@ -215,6 +217,7 @@ class Collector:
             "asked": self.asked.json(),
             "league": table,
             "legend": legend(table, self.text["resampled"]),
+            "frontiers": frontiers(table, self.runs, sizes),
             "runs": sorted(self.runs, key=lambda run: (run["stage"], run["run"])),
             "written": self.written,
             "missing_stages": [number for number in stages.numbers() if number not in found],

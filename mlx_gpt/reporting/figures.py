@@ -20,12 +20,12 @@ def ladder(league: Sequence[Row], lines: dict[str, float], width: int) -> str:
     narrow = width < 500
     left, right, top, bottom = 38, 86, 26, 34 if narrow else 96
     height = 320 if narrow else 420
-    shown = [row["bits_per_byte"] for row in league if _finite(row["bits_per_byte"])]
+    shown = [row["bits_per_byte"] for row in league if finite(row["bits_per_byte"])]
     if not shown:
         return ""
-    tops = [row["bits_per_byte"] + (row["margin"] or 0.0) for row in league if _finite(row["bits_per_byte"])]
+    tops = [row["bits_per_byte"] + (row["margin"] or 0.0) for row in league if finite(row["bits_per_byte"])]
     near = [bits for bits in lines.values() if bits < 1.5 * max(tops)]
-    low, high = _room(min(shown + near), max(tops + near))
+    low, high = widened(min(shown + near), max(tops + near))
     step = (width - left - right) / max(1, len(league))
 
     def x(at: int) -> float:
@@ -34,25 +34,25 @@ def ladder(league: Sequence[Row], lines: dict[str, float], width: int) -> str:
     def y(bits: float) -> float:
         return top + (high - bits) / (high - low) * (height - top - bottom)
 
-    parts = _grid(low, high, y, left, width - right)
+    parts = grid(low, high, y, left, width - right)
     far = sorted(((bits, name) for name, bits in lines.items() if bits > high), reverse=True)
     if far:
         said = ", ".join(f"{name} {bits:.2f}" for bits, name in far)
-        parts.append(_text(width - 2, 12, f"above the picture: {said}", "note", "end"))
+        parts.append(text(width - 2, 12, f"above the picture: {said}", "note", "end"))
     inside = sorted(((y(bits), name, bits) for name, bits in lines.items() if low <= bits <= high))
-    beside = _apart([each[0] for each in inside], 13, top, height - bottom)
+    beside = apart([each[0] for each in inside], 13, top, height - bottom)
     for (at, name, _), place in zip(inside, beside, strict=True):
         parts.append(f'<line class="reference" x1="{left}" x2="{width - right}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        parts.append(_text(width - right + 5, place + 4, name, "reference-name"))
-    places = [(x(at), y(row["bits_per_byte"])) for at, row in enumerate(league) if _finite(row["bits_per_byte"])]
-    parts.append(f'<polyline class="climb" points="{_points(places)}"/>')
+        parts.append(text(width - right + 5, place + 4, name, "reference-name"))
+    places = [(x(at), y(row["bits_per_byte"])) for at, row in enumerate(league) if finite(row["bits_per_byte"])]
+    parts.append(f'<polyline class="climb" points="{joined(places)}"/>')
     for at, row in enumerate(league):
         name, bits = f"{row['stage'] or ''} {row['name']}".strip(), row["bits_per_byte"]
         label = str(row["stage"] or "mix") if narrow else name
         turn = "" if narrow else f' transform="rotate(-40 {x(at):.1f} {height - bottom + 16})"'
         anchor = "middle" if narrow else "end"
-        parts.append(_text(x(at), height - bottom + 16, label, "tick", anchor, turn))
-        if not _finite(bits):
+        parts.append(text(x(at), height - bottom + 16, label, "tick", anchor, turn))
+        if not finite(bits):
             continue
         margin = row["margin"] or 0.0
         parts.append(f"<g><title>{escape(name)}: {words.with_margin(bits, margin)} bits per byte</title>")
@@ -61,9 +61,9 @@ def ladder(league: Sequence[Row], lines: dict[str, float], width: int) -> str:
             parts.append(f'<line class="interval" {ends}/>')
         parts.append(f'<circle class="dot" cx="{x(at):.1f}" cy="{y(bits):.1f}" r="{4 if narrow else 5}"/></g>')
         if not narrow:
-            parts.append(_text(x(at), y(bits + (margin or 0.0)) - 9, f"{bits:.2f}", "value", "middle"))
+            parts.append(text(x(at), y(bits + (margin or 0.0)) - 9, f"{bits:.2f}", "value", "middle"))
     said = "; ".join(f"{row['stage']} {row['name']} {words.bits(row['bits_per_byte'])}" for row in league)
-    return _svg(width, height, f"Bits per byte by stage: {said}.", parts, "bits per byte")
+    return svg(width, height, f"Bits per byte by stage: {said}.", parts, "bits per byte")
 
 
 def curves(runs: Sequence[Row], axis: str, width: int) -> str:
@@ -74,7 +74,7 @@ def curves(runs: Sequence[Row], axis: str, width: int) -> str:
     tracks = []
     for run in runs:
         train, valid = (
-            [(each[at], each[2]) for each in run["curve"][name] if each[at] and _finite(each[2])]
+            [(each[at], each[2]) for each in run["curve"][name] if each[at] and finite(each[2])]
             for name in ("train", "valid")
         )
         if valid or train:
@@ -82,7 +82,7 @@ def curves(runs: Sequence[Row], axis: str, width: int) -> str:
     if not tracks:
         return ""
     ends = [(valid or train)[-1][1] for _, train, valid in tracks]
-    low, high = _room(min(ends), max(ends) * 1.15)
+    low, high = widened(min(ends), max(ends) * 1.15)
     across = [place for _, train, valid in tracks for place, _ in train + valid]
     first, last = math.log10(min(across)), math.log10(max(across))
     last = max(last, first + 0.1)
@@ -95,20 +95,20 @@ def curves(runs: Sequence[Row], axis: str, width: int) -> str:
 
     name = f"{axis}-{width}"
     clip = f'x="{left - 6}" y="{top}" width="{width - left - right + 12}" height="{height - top - bottom}"'
-    parts = [f'<clipPath id="{name}"><rect {clip}/></clipPath>', *_grid(low, high, y, left, width - right)]
+    parts = [f'<clipPath id="{name}"><rect {clip}/></clipPath>', *grid(low, high, y, left, width - right)]
     for power in range(math.ceil(first), math.floor(last) + 1):
         place = x(10**power)
         parts.append(f'<line class="grid" x1="{place:.1f}" x2="{place:.1f}" y1="{top}" y2="{height - bottom}"/>')
-        parts.append(_text(place, height - bottom + 16, _short(10.0**power), "tick", "middle"))
-    parts.append(_text((left + width - right) / 2, height - 4, AXES[axis], "tick", "middle"))
-    labels = _apart([min(max(y(end), top), height - bottom) for end in ends], 13, top, height - bottom)
+        parts.append(text(place, height - bottom + 16, words.short(10.0**power), "tick", "middle"))
+    parts.append(text((left + width - right) / 2, height - 4, AXES[axis], "tick", "middle"))
+    labels = apart([min(max(y(end), top), height - bottom) for end in ends], 13, top, height - bottom)
     parts.append(f'<g clip-path="url(#{name})">')
     for run, train, valid in tracks:
         parts.append(f'<g class="track" data-run="{escape(run["run"])}" data-stage="{run["stage"]}">')
         if len(train) > 1:
-            parts.append(f'<polyline class="train" points="{_points([(x(a), y(b)) for a, b in train])}"/>')
+            parts.append(f'<polyline class="train" points="{joined([(x(a), y(b)) for a, b in train])}"/>')
         if len(valid) > 1:
-            parts.append(f'<polyline class="valid" points="{_points([(x(a), y(b)) for a, b in valid])}"/>')
+            parts.append(f'<polyline class="valid" points="{joined([(x(a), y(b)) for a, b in valid])}"/>')
         parts += [f'<circle class="look" cx="{x(a):.1f}" cy="{y(b):.1f}" r="3"/>' for a, b in valid]
         parts.append("</g>")
     parts.append("</g>")
@@ -119,39 +119,44 @@ def curves(runs: Sequence[Row], axis: str, width: int) -> str:
             f'<polyline class="leader" points="{until + 4:.1f},{y(end):.1f} {width - right:.1f},{place:.1f}"/>'
         )
         label = str(run["stage"]) if narrow else f"{run['stage']} {run['name']}"
-        parts.append(_text(width - right + 4, place + 4, label, "end-name") + "</g>")
+        parts.append(text(width - right + 4, place + 4, label, "end-name") + "</g>")
     named = [f"{run['stage']} {run['name']}" for run, _, _ in tracks]
     said = "; ".join(f"{name} ends at {end:.4f}" for name, end in zip(named, ends, strict=True))
-    return _svg(width, height, f"Learning curves over {AXES[axis]}, bits per byte: {said}.", parts, "bits per byte")
+    return svg(width, height, f"Learning curves over {AXES[axis]}, bits per byte: {said}.", parts, "bits per byte")
 
 
-def _svg(width: int, height: int, label: str, parts: Sequence[str], unit: str) -> str:
+def svg(width: int, height: int, label: str, parts: Sequence[str], unit: str) -> str:
+    """A whole picture in pixels; `label` says it to those who do not see it, `unit` stands above it."""
     size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     head = f'<svg {size} role="img" aria-label="{escape(label)}">'
-    return "\n".join([head, _text(0, 12, unit, "note"), *parts, "</svg>"])
+    return "\n".join([head, text(0, 12, unit, "note"), *parts, "</svg>"])
 
 
-def _grid(low: float, high: float, y: Callable[[float], float], left: float, right: float) -> list[str]:
+def grid(low: float, high: float, y: Callable[[float], float], left: float, right: float) -> list[str]:
+    """Lines across at round values, with their numbers."""
     parts = []
     for value in _ticks(low, high):
         parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
-        parts.append(_text(left - 5, y(value) + 4, f"{value:g}", "tick", "end"))
+        parts.append(text(left - 5, y(value) + 4, f"{value:g}", "tick", "end"))
     return parts
 
 
-def _text(x: float, y: float, said: str, kind: str, anchor: str = "start", more: str = "") -> str:
+def text(x: float, y: float, said: str, kind: str, anchor: str = "start", more: str = "") -> str:
+    """Words at a place in pixels; `kind` is the class of the style sheet."""
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{more}>{escape(said)}</text>'
 
 
-def _points(points: Sequence[Point]) -> str:
+def joined(points: Sequence[Point]) -> str:
+    """Points as an SVG line wants them."""
     return " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
 
 
-def _finite(value: float | None) -> bool:
+def finite(value: float | None) -> bool:
+    """Whether it is there and a number."""
     return value is not None and math.isfinite(value)
 
 
-def _room(low: float, high: float) -> tuple[float, float]:
+def widened(low: float, high: float) -> tuple[float, float]:
     """A little more on both sides."""
     room = max(high - low, 0.02 * high, 1e-3)
     return max(0.0, low - 0.08 * room), high + 0.08 * room
@@ -165,7 +170,7 @@ def _ticks(low: float, high: float) -> list[float]:
     return [round(step * at, 10) for at in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def _apart(places: Sequence[float], gap: float, top: float, bottom: float) -> list[float]:
+def apart(places: Sequence[float], gap: float, top: float, bottom: float) -> list[float]:
     """Places of labels near those asked for, `gap` apart where there is room."""
     order = sorted(range(len(places)), key=places.__getitem__)
     told, least = list(places), top
@@ -177,10 +182,3 @@ def _apart(places: Sequence[float], gap: float, top: float, bottom: float) -> li
         told[at] = min(told[at], most)
         most = told[at] - gap
     return told
-
-
-def _short(value: float) -> str:
-    for unit, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if value >= unit:
-            return f"{value / unit:g}{name}"
-    return f"{value:g}"

@@ -5,28 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mlx_gpt.league import ALPHA
-from mlx_gpt.reporting.skills import markdown as skills
-from mlx_gpt.reporting.words import count, excerpt, megabytes, percent, signed, time, with_margin
+from mlx_gpt.reporting.frontier_section import frontier_markdown
+from mlx_gpt.reporting.frontiers import told_apart
+from mlx_gpt.reporting.skills import skills_markdown
+from mlx_gpt.reporting.words import count, excerpt, megabytes, percent, plain, time, verdict, with_margin
 
 Told = dict[str, Any]
 
 
 def markdown(told: Told) -> str:
     """The whole report but for the pictures and the passage."""
+    told = told_apart(told)
     text = told["text"]
     parts = [
         "# Report of the ladder",
-        f"{text['bytes']:,} bytes held out of {_plain(text['source'])}, documents: {count(text['documents'])}; "
+        f"{text['bytes']:,} bytes held out of {plain(text['source'])}, documents: {count(text['documents'])}; "
         f"{told['made']}.",
-        *map(_plain, gaps(told)),
+        *map(plain, gaps(told)),
         "## League table",
         _league(told),
-        "\n".join(f"- {_plain(line)}" for line in told["legend"]),
+        "\n".join(f"- {plain(line)}" for line in told["legend"]),
+        "## Frontiers",
+        *frontier_markdown(told, _table),
         "## Surprise of one passage",
         _passage(told),
         "## Skills",
-        *(f"{_plain(said)}\n\n{_table(head, rows)}" for said, head, rows in skills(told["runs"])),
+        *(f"{plain(said)}\n\n{_table(head, rows)}" for said, head, rows in skills_markdown(told["runs"])),
         "## Written text",
         _written(told),
         "## Samples",
@@ -51,16 +55,12 @@ def _league(told: Told) -> str:
     free = sorted(((bits, name) for name, bits in told["text"]["reference_lines"].items()), reverse=True)
     rows = [["", f"*{name}*", f"{bits:.4f}", "", "", "", "", ""] for bits, name in free]
     for row in told["league"]:
-        found = row["difference"]
-        less = ""
-        if found:
-            less = with_margin(found["value"], found["margin"], signed) + (" *" if found["p_holm"] < ALPHA else "")
         rows.append(
             [
                 str(row["stage"] or ""),
                 row["name"] + ("" if row["finished"] else " …"),
                 with_margin(row["bits_per_byte"], row["margin"]),
-                less,
+                verdict(row["difference"]),
                 count(row["parameters"]),
                 time(row["seconds"]),
                 count(row["train_tokens_per_second"]),
@@ -77,22 +77,25 @@ def _passage(told: Told) -> str:
         per_byte = None if bits is None else bits / max(1, len(shown.encode()))
         name = f"{run['stage']} {run['name']}"
         rows.append([name, "∞" if bits is None else f"{bits:,.0f}", "∞" if per_byte is None else f"{per_byte:.3f}"])
-    quoted = "\n".join(f"> {_plain(line)}  " for line in shown.splitlines())
+    quoted = "\n".join(f"> {plain(line)}  " for line in shown.splitlines())
     return f"{quoted}\n\n" + _table(["stage", "bits", "bits/byte"], rows)
 
 
 def _written(told: Told) -> str:
-    head = ["stage", "tokens", "distinct-1", "distinct-2", "distinct-3", "repetition", "copied 8-grams"]
-    names = ("distinct_1", "distinct_2", "distinct_3", "repetition", "copied")
+    shares = {"distinct-1": "distinct_1", "distinct-2": "distinct_2", "distinct-3": "distinct_3"}
+    shares |= {"repetition": "repetition", "copied 8-grams": "copied"}
     rows, each_run = [], [(f"{run['stage']} {run['name']}", run["written"]) for run in told["runs"]]
     for name, each in [("*held-out text*", told["written"]), *each_run]:
-        rows += [[name, str(at["tokens"]), *(percent(at[key]) for key in names)] for at in each or ()]
+        for at in each or ():
+            shown = [percent(at[key]) for key in shares.values()]
+            rows.append([name, str(at["tokens"]), count(at["words"]), *shown, count(at["longest"])])
+    head = ["stage", "tokens", "words", *shares, "longest copy"]
     return _table(head, rows)
 
 
 def _samples(told: Told, at: int) -> str:
     prompt, parts = told["asked"]["prompts"][at], []
-    parts.append(f"### {'Without a prompt' if not prompt else f'“{_plain(excerpt(prompt, 60))}”'}")
+    parts.append(f"### {'Without a prompt' if not prompt else f'“{plain(excerpt(prompt, 60))}”'}")
     rows = []
     for run in told["runs"]:
         each = next(each for each in run["samples"] if each["prompt"] == at)
@@ -106,9 +109,4 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _cell(said: str) -> str:
-    return _plain(" ".join(said.split())).replace("|", "\\|")
-
-
-def _plain(said: str) -> str:
-    """Nothing that a page would take for HTML."""
-    return said.replace("&", "&amp;").replace("<", "&lt;")
+    return plain(" ".join(said.split())).replace("|", "\\|")

@@ -34,12 +34,15 @@ function sortable(table) {
 document.querySelectorAll("table.sortable").forEach(sortable);
 
 // learning curves: one axis at a time, stages brought out by their buttons
-function showAxis() {
-  const axis = document.querySelector("input[name=axis]:checked").value;
-  document.querySelectorAll("[data-axis]").forEach((part) => { part.hidden = part.dataset.axis !== axis; });
+function choices(name) {
+  const inputs = document.querySelectorAll(`input[name=${name}]`);
+  const show = () => document.querySelectorAll(`[data-${name}]`).forEach((part) => {
+    part.hidden = part.dataset[name] !== document.querySelector(`input[name=${name}]:checked`).value;
+  });
+  inputs.forEach((input) => input.addEventListener("change", show));
+  if (inputs.length) show();
 }
-document.querySelectorAll("input[name=axis]").forEach((input) => input.addEventListener("change", showAxis));
-showAxis();
+["axis", "frontier", "passing", "length"].forEach(choices);
 told.runs.forEach((run) => {
   const button = made("button", named(run));
   button.type = "button";

@@ -15,11 +15,12 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-from mlx_gpt.league import ALPHA
 from mlx_gpt.reporting.figures import AXES, curves, ladder
+from mlx_gpt.reporting.frontier_section import choice, section
+from mlx_gpt.reporting.frontiers import told_apart
 from mlx_gpt.reporting.markdown import gaps
-from mlx_gpt.reporting.skills import section
-from mlx_gpt.reporting.words import bits, count, megabytes, percent, signed, time, with_margin
+from mlx_gpt.reporting.skills import skills_section
+from mlx_gpt.reporting.words import bits, count, megabytes, percent, time, verdict, with_margin
 
 Told = dict[str, Any]
 WIDTHS = {"wide": 760, "narrow": 328}  # pixels of a picture, of which the style sheet shows one
@@ -38,16 +39,20 @@ COLUMNS = (
     ("memory", "the most that training held"),
 )
 FIGURES = (
+    ("words", "words", "of all texts together"),
     ("distinct_1", "distinct-1", "different words as a share of all"),
     ("distinct_2", "distinct-2", "different pairs of words as a share of all"),
     ("distinct_3", "distinct-3", "different triples of words as a share of all"),
     ("repetition", "repetition", "4-grams of words that stood before in the same text"),
     ("copied", "copied", "8-grams of words that also stand in the training text"),
+    ("longest", "longest copy", "words of the longest passage whose every 8-gram stands in the training text"),
 )
+COUNTED = ("words", "longest")  # the others are shares
 
 
 def page(told: Told) -> str:
     """The whole report."""
+    told = told_apart(told)
     style, script = _read("page.css"), _read("page.js")
     text, machine = told["text"], told["machine"]
     named = {
@@ -63,7 +68,9 @@ def page(told: Told) -> str:
         "legend": "".join(f"<li>{escape(said)}</li>" for said in told["legend"]),
         "ladder": _both(lambda width: ladder(told["league"], text["reference_lines"], width)),
         "curves": "".join(_curves(told, axis) for axis in AXES),
-        "skills": section(_first(told)),
+        "frontiers": section(told, _both),
+        "lengths": choice("length", {str(length): f"{length} tokens" for length in _lengths(told)}, "The first"),
+        "skills": skills_section(_first(told)),
         "written": _written(told),
         "machine": "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in machine.items()),
     }
@@ -139,13 +146,10 @@ def _league(told: Told) -> str:
 def _row(row: dict[str, Any]) -> dict[str, tuple[str, float | None]]:
     found, excess, spread = row["difference"], row["excess"], row["seed_spread"]
     name = f"{row['stage'] or ''} {row['name']}{'' if row['finished'] else ' …'}"
-    less = ""
-    if found:
-        less = with_margin(found["value"], found["margin"], signed) + (" *" if found["p_holm"] < ALPHA else "")
     return {
         "stage": (name, row["stage"]),
         "bits/byte": (with_margin(row["bits_per_byte"], row["margin"]), row["bits_per_byte"]),
-        "to the stage before": (less, found and found["value"]),
+        "to the stage before": (verdict(found), found and found["value"]),
         "over floor": ("" if excess is None else bits(excess["value"]), excess and excess["value"]),
         "seeds": ("" if spread is None else f"{len(row['seeds'])} ± {spread:.4f}", spread),
         "parameters": (count(row["parameters"]), row["parameters"]),
@@ -153,6 +157,11 @@ def _row(row: dict[str, Any]) -> dict[str, tuple[str, float | None]]:
         "tokens/s": (count(row["train_tokens_per_second"]), row["train_tokens_per_second"]),
         "memory": (megabytes(row["peak_memory"]), row["peak_memory"]),
     }
+
+
+def _lengths(told: Told) -> list[int]:
+    """Of written texts, in tokens, the longest first."""
+    return sorted((each["tokens"] for each in told["written"] or ()), reverse=True)
 
 
 def _written(told: Told) -> str:
@@ -169,6 +178,7 @@ def _written(told: Told) -> str:
             cells = f'<th scope="row" data-value="{stage or ""}">{escape(name)}</th>'
             cells += f'<td data-value="{each["tokens"]}">{each["tokens"]}</td>'
             for key, _, _ in FIGURES:
-                cells += f'<td data-value="{"" if each[key] is None else each[key]}">{percent(each[key])}</td>'
-            body.append(f"<tr{kind}>{cells}</tr>")
+                shown = (count if key in COUNTED else percent)(each[key])
+                cells += f'<td data-value="{"" if each[key] is None else each[key]}">{shown}</td>'
+            body.append(f'<tr{kind} data-length="{each["tokens"]}">{cells}</tr>')
     return f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody>"

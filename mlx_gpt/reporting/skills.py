@@ -30,7 +30,7 @@ DISTANCES = (
 )
 
 
-def section(runs: Sequence[Told]) -> str:
+def skills_section(runs: Sequence[Told]) -> str:
     """The tables as HTML."""
     parts = [f"<p>{escape(PROBES)}</p>", _matrix(runs, "Probes", _probes(runs), _grouped(runs))]
     asks = [(skill.name, skill.asks) for skill in SKILLS]
@@ -50,7 +50,7 @@ def section(runs: Sequence[Told]) -> str:
     return "".join(parts)
 
 
-def markdown(runs: Sequence[Told]) -> list[tuple[str, list[str], list[list[str]]]]:
+def skills_markdown(runs: Sequence[Told]) -> list[tuple[str, list[str], list[list[str]]]]:
     """The tables as (what is said before it, head, rows): skills down, stages across."""
     tables = [(PROBES, "probe", runs, [run["skills"]["probes"] for run in runs], _score)]
     known = [run for run in runs if run["skills"]["dependencies"]]

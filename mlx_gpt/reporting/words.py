@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
+
+from mlx_gpt.league import ALPHA
 
 
 def bits(value: float | None) -> str:
@@ -21,6 +24,13 @@ def with_margin(value: float | None, margin: float | None, form: Callable[[float
     if value is None or not math.isfinite(value):
         return bits(value)
     return form(value) + (f" ± {margin:.4f}" if margin is not None and math.isfinite(margin) else "")
+
+
+def verdict(found: dict[str, Any] | None) -> str:
+    """A difference of a row of the league table to the one above, with a sign where it is not by chance."""
+    if not found:
+        return ""
+    return with_margin(found["value"], found["margin"], signed) + (" *" if found["p_holm"] < ALPHA else "")
 
 
 def count(value: float | None) -> str:
@@ -44,6 +54,22 @@ def megabytes(value: float | None) -> str:
     return "" if value is None else f"{value / 1e6:,.0f} MB"
 
 
+def size(value: float | None) -> str:
+    """Bytes of a file, small or large."""
+    if value is None:
+        return ""
+    unit, name = next((each for each in ((1e9, "GB"), (1e6, "MB")) if value >= each[0]), (1e3, "kB"))
+    return f"{value / unit:,.{0 if value >= 100 * unit else 1 if value >= 10 * unit else 2}f} {name}"
+
+
+def short(value: float) -> str:
+    """A round number with its unit: 10 k, 2 M."""
+    for unit, name in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= unit:
+            return f"{value / unit:g}{name}"
+    return f"{value:g}"
+
+
 def percent(share: float | None) -> str:
     """A share, 0 to 1."""
     return "" if share is None else f"{100 * share:.1f} %"
@@ -53,3 +79,25 @@ def excerpt(text: str, most: int) -> str:
     """A text in one line, no longer than that."""
     line = " ".join(text.split())
     return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def amount(axis: str, value: float | None) -> str:
+    """Of one of the axes of the frontiers, where a heading tells what it is of."""
+    if value is None:
+        return ""
+    if axis == "bytes_on_disk":
+        return size(value)
+    if axis in ("seconds", "scoring"):
+        return time(value) if value >= 10 else f"{value:.2g} s"
+    return count(value)
+
+
+def cost(axis: str, value: float) -> str:
+    """The same in a sentence."""
+    unit = {"tokens": " tokens", "parameters": " parameters", "scoring": " a megabyte"}.get(axis, "")
+    return amount(axis, value) + unit
+
+
+def plain(said: str) -> str:
+    """Nothing that Markdown's readers would take for HTML."""
+    return said.replace("&", "&amp;").replace("<", "&lt;")

@@ -4,9 +4,10 @@ distinct-n   different n-grams as a share of all, over all texts together (Li et
 repetition   4-grams that stood before in the same text, as a share, over all texts (Welleck et al. 2020, arXiv
              1908.04319, seq-rep-4)
 copied       8-grams that also stand in the training text, as a share: memorisation
+longest      words of the longest passage whose every 8-gram stands in the training text; 0 where none does
 
-An n-gram is of n words, whatever the tokenizer: runs of letters and digits, and every other sign by itself. All three
-depend on the length of texts, so they are told by length.
+An n-gram is of n words, whatever the tokenizer: runs of letters and digits, and every other sign by itself. All of
+them depend on how much text there is, so they are told by length and beside the number of words.
 """
 
 from __future__ import annotations
@@ -89,12 +90,24 @@ class Copies:
         count = sum(len(_grams(text, COPY)) for text in texts)
         return sum(len(self.starts(text)) for text in texts) / count if count else None
 
+    def longest(self, texts: Sequence[str]) -> int:
+        """Words of the longest passage of the texts whose every 8-gram is copied."""
+        most = 0
+        for text in texts:
+            starts = self.starts(text)
+            runs = np.split(starts, np.flatnonzero(np.diff(starts) > 1) + 1)
+            most = max(most, max(map(len, runs)))
+        return most + COPY - 1 if most else 0
+
 
 def measures(texts: Sequence[str], copies: Copies | None) -> dict[str, Any]:
-    """All figures of texts of one length; `copied` is None where the training text is gone."""
-    told: dict[str, Any] = {f"distinct_{n}": distinct(texts, n) for n in (1, 2, 3)}
+    """All figures of texts of one length; `copied` and `longest` are None where the training text is gone."""
+    told: dict[str, Any] = {"words": sum(len(WORD.findall(text)) for text in texts)}
+    told |= {f"distinct_{n}": distinct(texts, n) for n in (1, 2, 3)}
     told["repetition"] = repetition(texts)
-    return told | {"copied": None if copies is None else copies.share(texts)}
+    if copies is None:
+        return told | {"copied": None, "longest": None}
+    return told | {"copied": copies.share(texts), "longest": copies.longest(texts)}
 
 
 def training_pieces(text: Text, tokenizer: Tokenizer) -> Iterator[str]:

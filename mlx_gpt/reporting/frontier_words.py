@@ -1,0 +1,165 @@
+"""The frontiers in words and tables, for the page and for Markdown alike: a table is a head and rows of cells."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mlx_gpt.reporting.frontiers import ASKED, POINTS
+from mlx_gpt.reporting.words import amount, bits, cost, signed, with_margin
+
+Told = dict[str, Any]
+SPLITS = (
+    "Over training time and tokens stand the best scores so far on the validation text; over parameters, bytes on disk "
+    "and scoring speed the scores on the held-out text of the table above."
+)
+SECONDS = (
+    "Seconds are those of the machine that trained each run, and those of scoring of the one that scored it, with "
+    "whatever else ran there. Tokens are those of each run's own tokenizer."
+)
+MIDWAY = (
+    "Between two looks at the validation text a curve is taken as straight over the logarithm of time or tokens. A run "
+    "is read on its way to its own end: one planned for less would do better there."
+)
+SPREAD = (
+    "± after bits per byte: the standard deviation of seeds; after the next one: the 95 % interval of the difference, "
+    "paired on the same parts of the text."
+)
+ENDED = "°: had ended before, and still is what it was; empty: not looked at yet"
+BETTER = "✓"
+HEADS = {"parameters": "parameters", "bytes_on_disk": "on disk", "scoring": "to score 1 MB"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text, and the number that each is sorted by, or None. `best` are cells to bring out: row and column."""
+
+    head: list[str]
+    rows: list[list[tuple[str, float | None]]]
+    best: set[tuple[int, int]]
+
+
+def brief(labels: dict[str, str]) -> dict[str, str]:
+    """The number alone, where it is of one row."""
+    several = Counter(label.split()[0] for label in labels.values())
+    return {run: label if several[label.split()[0]] > 1 else label.split()[0] for run, label in labels.items()}
+
+
+def short_answer(told: Told) -> list[str]:
+    """Which stage to use when, a line for each of the axes that are asked; budgets of one answer together."""
+    lines = []
+    for axis in ("seconds", "bytes_on_disk", "scoring"):
+        parts = []
+        asked = [each for each in told["answers"] if each["axis"] == axis]
+        for name, group in itertools.groupby(asked, key=lambda each: _named(told, each)):
+            marks = [each["mark"] for each in group]
+            said = ASKED[axis].format(marks[0] if len(marks) == 1 else f"{marks[0]} to {marks[-1]}")
+            parts.append(f"{said}: {name}")
+        if parts:
+            lines.append("; ".join(parts) + ".")
+    return [line[0].upper() + line[1:] for line in lines]
+
+
+def _named(told: Told, answer: Told) -> str:
+    """The best, and the next one where the interval of their difference holds zero."""
+    name, after = told["labels"].get(answer["run"], "none"), answer["next"]
+    if after is None or after["margin"] is None or abs(after["more"]) >= after["margin"]:
+        return name
+    return f"{name} (not told apart from {told['labels'][after['run']]})"
+
+
+def answers(told: Told) -> Table:
+    """What was asked, the best, its bits per byte, and by how much the next one is behind."""
+    rows: list[list[tuple[str, float | None]]] = []
+    for each in told["answers"]:
+        after, name = each["next"], told["labels"].get(each["run"], "none")
+        behind = ""
+        if after is not None:
+            behind = f"{told['labels'][after['run']]} {with_margin(after['more'], after['margin'], signed)}"
+        value = each["bits_per_byte"]
+        said = "" if value is None else with_margin(value, each["spread"])
+        rows.append([(each["asked"], None), (name, None), (said, value), (each["split"], None), (behind, None)])
+    return Table(["asked", "best", "bits/byte", "text", "next"], rows, set())
+
+
+def reached(told: Told, axis: str) -> Table:
+    """Rows by budgets of training, each with the spread of its seeds, and when it was the best of all."""
+    learning = told["learning"][axis]
+    rows: list[list[tuple[str, float | None]]] = []
+    best = set()
+    for run, each in learning["reached"].items():
+        cells: list[tuple[str, float | None]] = [(_seeds(told, learning, run), len(rows))]
+        for at in each:
+            said = "" if at is None else with_margin(at["bits_per_byte"], at["spread"]) + (" °" if at["ended"] else "")
+            cells.append((said, at and at["bits_per_byte"]))
+        led = [each for each in learning["leads"] if each["run"] == run]
+        until = [f" to {amount(axis, each['last'])}" if each["last"] else "" for each in led]
+        when = [f"from {amount(axis, each['first'])}{end}" for each, end in zip(led, until, strict=True)]
+        beaten = None if led else told["labels"][learning["beaten_by"][run]]
+        cells.append(("; ".join(when) if led else f"beaten by {beaten}", led[0]["first"] if led else None))
+        rows.append(cells)
+    for column in range(1, 1 + len(learning["budgets"])):
+        known = [(row[column][1], at) for at, row in enumerate(rows) if row[column][1] is not None]
+        best |= {(min(known)[1], column)} if known else set()
+    return Table(["stage", *learning["budgets"], "best of all"], rows, best)
+
+
+def _seeds(told: Told, learning: Told, run: str) -> str:
+    count = learning["seeds"][run]
+    return told["labels"][run] + (f" ({count} seeds)" if count > 1 else "")
+
+
+def paid(told: Told, league: Sequence[Told]) -> Table:
+    """Rows by what they cost, each with the number of the one that beats it there."""
+    named = brief(told["labels"])
+    rows: list[list[tuple[str, float | None]]] = []
+    best = set()
+    points = {axis: {each["run"]: each for each in told["points"][axis]} for axis in POINTS}
+    for row in league:
+        cells = [(told["labels"][row["run"]], row["stage"]), (bits(row["bits_per_byte"]), row["bits_per_byte"])]
+        for axis in POINTS:
+            each = points[axis].get(row["run"])
+            if each and each["beaten_by"] is None:
+                best.add((len(rows), len(cells) + 1))
+            beaten = "" if each is None else "none" if each["beaten_by"] is None else named[each["beaten_by"]]
+            cells += [(amount(axis, each and each["cost"]), each and each["cost"]), (beaten, None)]
+        rows.append(cells)
+    return Table(["stage", "bits/byte", *(said for axis in POINTS for said in (HEADS[axis], "beaten by"))], rows, best)
+
+
+def passings(told: Told, axis: str) -> Table:
+    """Who passes whom: in the row of the one that is ahead in the end, where it passed the other of the column."""
+    learning = told["learning"][axis]
+    names = list(learning["reached"])
+    cells: dict[tuple[str, str], tuple[str, float | None]] = {}
+    for each in learning["meetings"]:
+        one, other = each["runs"]
+        if not each["known"]:
+            cells[one, other] = cells[other, one] = ("–", None)
+        elif each["ahead"] is not None:
+            behind = other if each["ahead"] == one else one
+            last = each["passings"][-1]["at"] if each["passings"] else None
+            cells[each["ahead"], behind] = (BETTER if last is None else amount(axis, last), last)
+    rows = [
+        [(told["labels"][name], None), *(cells.get((name, other), ("", None)) for other in names)] for name in names
+    ]
+    found = {(at, place) for at, row in enumerate(rows) for place, cell in enumerate(row) if cell[1] is not None}
+    return Table(["", *(brief(told["labels"])[name] for name in names)], rows, found)
+
+
+def passed(told: Told, axis: str) -> list[str]:
+    """Every passing in words, the first one first; with the range over pairs of seeds."""
+    said = []
+    for each in told["learning"][axis]["meetings"]:
+        for at, passing in enumerate(each["passings"]):
+            other = next(run for run in each["runs"] if run != passing["by"])
+            line = f"{told['labels'][passing['by']]} passes {told['labels'][other]} at {cost(axis, passing['at'])}"
+            found = each["range"]
+            if found and at == len(each["passings"]) - 1:
+                low, high = cost(axis, found["low"]), cost(axis, found["high"])
+                line += f" ({low} to {high} in {found['pairs']} of {found['of']} pairs of seeds)"
+            said.append((passing["at"], line))
+    return [line for _, line in sorted(said)]
