@@ -63,13 +63,13 @@ def _agreement(chance: random.Random, words: Words, size: int) -> Twins | None:
     if size:
         nearer = chance.choice([pair for pair in words.nouns if pair[0] != one])[chance.randrange(2)]
         between = f" {chance.choice(('near', 'behind', 'with', 'by'))} the {nearer}"
-        between = f"{between} of the {chance.choice(nearer_than(words, one))}" if size > 20 else between
+        between = f"{between} of the {chance.choice(_others(words, one))}" if size > 20 else between
     texts = {(n, v): f"The {n}{between} {v} {words.after}" for n in (one, many) for v in words.verbs}
     single, several = words.verbs
     return Twins((texts[one, single], texts[one, several]), (texts[many, several], texts[many, single]))
 
 
-def nearer_than(words: Words, one: str) -> list[str]:
+def _others(words: Words, one: str) -> list[str]:
     """Nouns in either number, but for one."""
     return [noun for pair in words.nouns if pair[0] != one for noun in pair]
 
