@@ -192,8 +192,9 @@ def test_a_cache_of_another_kind_is_written_through_or_refused_in_one_line(folde
     for extra in (("--cache", tmp_path / "m"), ("--cache", tmp_path / "m"), ("--interactive",)):
         assert walk(*args, *kept, *extra, piped=b"").stdout == moved.stdout
     assert (tmp_path / "m").is_file()
-    for other in ((), ("--keep-first", 5)):
-        assert "of another model" in error_after_a_remark(walk(*args, *other, "--cache", tmp_path / "m"))
+    other = ("--cache", tmp_path / "m")
+    assert "of another model" in error_after_a_remark(walk(*args, *other))
+    assert "of another model" in error_of(walk(*args, "--keep-first", 5, *other))
     assert "never fills" in error_of(walk("--run", folder / "7", *kept))
     assert "the context is 32 tokens" in error_of(walk(*args, "--keep-first", 32))
     assert "--cache-bits 8: no group" in error_of(walk(*args, "--cache-bits", 8))  # heads of 16 numbers
