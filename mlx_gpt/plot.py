@@ -110,14 +110,14 @@ def limits(train: Points, valid: Points) -> tuple[float, float]:
 
 def draw_curve(log: Path, picture: Path, title: str) -> bool:
     """Draw a run's log as a PNG; returns False where matplotlib is missing or there is no curve to draw."""
+    lines = read_log(log)
+    train, valid = curves(lines)
+    if len(train) < 2:
+        return False
     try:
         from matplotlib.figure import Figure
         from matplotlib.ticker import EngFormatter, MaxNLocator
     except ImportError:
-        return False
-    lines = read_log(log)
-    train, valid = curves(lines)
-    if len(train) < 2:
         return False
     rates, speeds = _curve(lines, lambda line: line.learning_rate), throughput_curve(lines)
     figure = Figure(figsize=(8, 7), layout="constrained")

@@ -7,18 +7,21 @@ os.environ.setdefault("MLX_DISABLE_COMPILE", "1")  # on the CPU every new kernel
 import mlx_gpt  # before MLX, so that it finds the tuned BLAS
 
 # isort: split
+import dataclasses
 import functools
 import json
 import signal
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 from mlx.utils import tree_map
 
+from mlx_gpt import run as run_module
 from mlx_gpt import stages, stories
 from mlx_gpt.corpus import Corpus, Source, open_corpus
 from mlx_gpt.descent import Neural
@@ -28,6 +31,13 @@ from mlx_gpt.model import Kept, LanguageModel, Progress, Silent
 os.environ["MLX_GPT_CACHE"] = tempfile.mkdtemp(prefix="mlx_gpt-tests-")
 assert mlx_gpt.__version__
 SHARED = Path(__file__).parents[2] / "shared" / "data"  # real corpora; tests that use them skip without
+FAMILIES = (4, 5, 7, 8, 9, 11)  # rows, a window, a state, a transcript, a cache, a cache with tails and windows
+
+
+def with_slow(every: Iterable[Any], quick: Collection[Any] = FAMILIES) -> list[Any]:
+    """Parameters of which only some are for the quick suite: the others repeat what these show."""
+    rows = [(each, each if isinstance(each, tuple) else (each,)) for each in every]
+    return [pytest.param(*row, marks=() if each in quick else pytest.mark.slow) for each, row in rows]
 
 
 def attentive() -> None:
@@ -77,6 +87,17 @@ def device() -> str:
     return pick_device()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def without_pictures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A curve takes seconds to draw; test_plot and test_doors ask for real ones. In the folder: no matplotlib."""
+    folder = tmp_path_factory.mktemp("without")
+    (folder / "matplotlib.py").write_text("raise ImportError")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "draw_curve", lambda *_: True)
+        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)  # of all processes that tests start
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def story_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "stories.txt"
@@ -89,12 +110,12 @@ def corpus(story_file: Path) -> Corpus:
     return open_corpus(Source((str(story_file),), "bpe", 512, 0), lambda message: None)
 
 
-def train_tiny(number: int, corpus: Corpus) -> LanguageModel:
-    """A stage trained with its tiny preset."""
+def train_tiny(number: int, corpus: Corpus, **changes: object) -> LanguageModel:
+    """A stage trained with its tiny preset, or with other settings of its recipe."""
     stage = stages.stage(number)
     mx.random.seed(0)
     model = stage.model(stage.tiny.config, corpus.tokenizer.vocab_size)
-    model.fit(corpus, stage.tiny.recipe, Silent())
+    model.fit(corpus, dataclasses.replace(stage.tiny.recipe, **changes), Silent())
     return model
 
 

@@ -14,7 +14,8 @@ DERIVED = ("tokens_per_second", "cpu_us_per_token", "bytes_per_token")
 
 
 def bench(*args: object, path: str = "") -> subprocess.CompletedProcess[str]:
-    told = {**os.environ, "PATH": path or os.environ["PATH"]}
+    drawing = os.environ["PYTHONPATH"].partition(os.pathsep)[2]  # after conftest's folder without matplotlib
+    told = {**os.environ, "PATH": path or os.environ["PATH"], "PYTHONPATH": drawing}
     return subprocess.run([sys.executable, SCRIPT, *map(str, args)], capture_output=True, text=True, env=told)
 
 

@@ -26,6 +26,7 @@ from mlx_gpt.kv_cache import KVCache
 from mlx_gpt.memory import SPARE, Memory
 from mlx_gpt.model import LanguageModel
 from mlx_gpt.sampling import Taste
+from tests.conftest import with_slow
 
 VOCABULARY, CONTEXT = 97, 24
 GREEDY = Taste(temperature=0)
@@ -219,8 +220,10 @@ def test_long_reads_go_block_by_block(number: int, monkeypatch: pytest.MonkeyPat
         assert differs(Cached(model, 4, None).logprobs(mx.array([ids]))[0], expected) < 1e-4
 
 
-@rotary
-@pytest.mark.parametrize("length", [1, 3, 23, 24, 25, 120])
+GIVEN = list(itertools.product((10, 11), (1, 3, 23, 24, 25, 120)))
+
+
+@pytest.mark.parametrize(("number", "length"), with_slow(GIVEN, [(10, 3), (10, 25), *GIVEN[6:]]))
 @pytest.mark.parametrize("keep", [0, 4])
 def test_greedy_tokens_are_those_of_whole_passes(number: int, keep: int, length: int) -> None:
     model, prompt = build(number), text(length, 1)
@@ -272,8 +275,10 @@ def test_what_is_kept_does_not_grow(number: int) -> None:
     assert memory.room is None and memory.length == 400
 
 
-@rotary
-@pytest.mark.parametrize(("keep", "bits"), [(4, None), (0, None), (4, 4), (None, 8)])
+SAVED = [(number, *how) for number in (10, 11) for how in ((4, None), (0, None), (4, 4), (None, 8))]
+
+
+@pytest.mark.parametrize(("number", "keep", "bits"), with_slow(SAVED, [(10, 4, None), *SAVED[4:]]))
 @pytest.mark.parametrize("length", [3, 20, 140])
 def test_a_saved_memory_is_the_live_one(
     number: int, keep: int | None, bits: int | None, length: int, tmp_path: Path
@@ -291,8 +296,8 @@ def test_a_saved_memory_is_the_live_one(
         assert mx.array_equal(a, b)
     batch = Batch(model, Taste())
     batch.add(prompt, 5, loaded)
-    found = [batch.step()[0] for _ in range(60)]
-    assert found == list(itertools.islice(generate(model, prompt, Taste(), 5), 60))
+    found = [batch.step()[0] for _ in range(40)]
+    assert found == list(itertools.islice(generate(model, prompt, Taste(), 5), 40))
 
 
 @rotary

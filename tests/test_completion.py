@@ -17,14 +17,14 @@ from mlx_gpt.errors import TokenizerError
 from mlx_gpt.memory import Memory, State
 from mlx_gpt.sampling import Taste, distribution
 from mlx_gpt.tokenizer import Tokenizer
+from tests.conftest import with_slow
 
-every_stage = pytest.mark.parametrize("number", stages.numbers())
+BEGUN = list(itertools.product([1, 20, 33, 90], [True, False]))  # the context is 32
 TASTE = Taste(temperature=0.7, top_p=0.9, repetition_penalty=1.5, frequency_penalty=0.3)
 
 
-@every_stage
-@pytest.mark.parametrize("length", [1, 20, 33, 90])  # the context is 32
-@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize("number", with_slow(stages.numbers()))
+@pytest.mark.parametrize(("length", "begun"), with_slow(BEGUN, [(20, True), (90, True), (1, False), (33, False)]))
 def test_what_is_told_is_what_the_tokens_were_chosen_from(
     number: int, length: int, begun: bool, rough, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,7 +34,7 @@ from mlx_gpt.measure import measure
 from mlx_gpt.mixture import Mixture
 from mlx_gpt.model import LanguageModel
 from mlx_gpt.tokenizer import WORD, Tokenizer
-from tests.conftest import attentive
+from tests.conftest import attentive, with_slow
 from tests.test_mixture import Scripted
 
 DOORS = {"compress": compress_door, "decompress": decompress_door, "train": train, "evaluate": evaluate}
@@ -202,16 +202,16 @@ def codec(corpus: Corpus, trained: Callable[[int], LanguageModel]) -> Callable[.
     return build
 
 
-@pytest.mark.parametrize("number", stages.numbers())
+@pytest.mark.parametrize("number", with_slow(stages.numbers(), (4, 5, 7, 11)))
 def test_the_size_is_what_the_model_is_said_to_need(
     number: int, codec: Callable[..., Codec], corpus: Corpus, story_file: Path
 ) -> None:
-    raw = MARK.join(story_file.read_bytes().split(MARK)[:32])
+    raw = MARK.join(story_file.read_bytes().split(MARK)[:16])
     score = measure(codec(number).law.model, encode_text([text.decode() for text in documents(raw)], corpus.tokenizer))
     made = compress(codec(number), raw, 32, quiet)
     said = float(score.nats.sum()) / math.log(2)
     assert made.model_bits == pytest.approx(said, rel=1e-4)
-    assert (made.document_bytes, made.documents, made.tokens) == (score.bytes, 32, score.tokens)
+    assert (made.document_bytes, made.documents, made.tokens) == (score.bytes, 16, score.tokens)
     assert said > 8_000 and said * (1 - 1e-4) < 8 * (len(made.data) - made.header) < said * 1.002 + 16
     assert made.header <= HEADER
     assert decompress(codec(number), made.data, quiet) == raw
@@ -233,7 +233,7 @@ def mingled(story_file: Path) -> bytes:
     )
 
 
-@pytest.mark.parametrize("number", stages.numbers())
+@pytest.mark.parametrize("number", with_slow(stages.numbers(), (1, 4, 7, 8, 11)))
 def test_any_file_comes_back(number: int, codec: Callable[..., Codec], story_file: Path) -> None:
     for raw in (b"", b"\xff", b"A", b"\n", mingled(story_file)):
         made = compress(codec(number), raw, 32, quiet)
@@ -244,7 +244,7 @@ def test_any_file_comes_back(number: int, codec: Callable[..., Codec], story_fil
 def test_several_stages_code_together(
     codec: Callable[..., Codec], trained: Callable[[int], LanguageModel], corpus: Corpus, story_file: Path
 ) -> None:
-    raw = story_file.read_bytes()[:1_500] + b"\xff"
+    raw = story_file.read_bytes()[:800] + b"\xff"
     both = Codec(Mixture([trained(number) for number in (4, 7, 11)]), corpus.tokenizer, 0, ["4", "7", "11"])
     made = compress(both, raw, 32, quiet)
     assert decompress(both, made.data, quiet) == raw
@@ -255,7 +255,7 @@ def test_several_stages_code_together(
 def test_any_number_of_streams_is_read_without_being_told(
     streams: int, codec: Callable[..., Codec], story_file: Path
 ) -> None:
-    raw = MARK.join(story_file.read_bytes().split(MARK)[:5])
+    raw = MARK.join(story_file.read_bytes().split(MARK)[:3])
     made, again = (compress(codec(11), raw, streams, quiet) for _ in range(2))
     assert made.data == again.data and read_header(made.data).streams == streams
     assert decompress(codec(11), made.data, quiet) == raw
@@ -450,19 +450,26 @@ def runs(story_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_doors_round_trip_and_say_what_evaluate_says(runs: Path, story_file: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def some_stories(story_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("some") / "stories.txt"
+    path.write_bytes(MARK.join(story_file.read_bytes().split(MARK)[:100]))
+    return path
+
+
+def test_the_doors_round_trip_and_say_what_evaluate_says(runs: Path, some_stories: Path, tmp_path: Path) -> None:
     small, back = tmp_path / "a.mgz", tmp_path / "a.txt"
     small.write_bytes(b"something that was there before")
-    result = walk("compress", story_file, "-o", small, "--run", runs / "4")
+    result = walk("compress", some_stories, "-o", small, "--run", runs / "4")
     assert result.exit_code == 0, result.output
-    said = json.loads(walk("evaluate", "--run", runs / "4", "--data", story_file, "--json").stdout)
+    said = json.loads(walk("evaluate", "--run", runs / "4", "--data", some_stories, "--json").stdout)
     spent = 8 * small.stat().st_size / said["bytes"]
     assert said["bits_per_byte"] < spent < 1.005 * said["bits_per_byte"]
     assert f"alone {spent:.4f}, where the model says {said['bits_per_byte']:.4f}" in result.stdout
     assert "gzip -9" in result.stdout and "xz -9" in result.stdout
     command = [sys.executable, "-m", "mlx_gpt.decompress", small, "-o", back, "--run", runs / "4"]  # another process
     subprocess.run(command, check=True, capture_output=True)
-    assert back.read_bytes() == story_file.read_bytes()
+    assert back.read_bytes() == some_stories.read_bytes()
 
 
 def test_the_doors_take_a_mixture_and_pipes(runs: Path, story_file: Path) -> None:
@@ -477,29 +484,29 @@ def test_the_doors_take_a_mixture_and_pipes(runs: Path, story_file: Path) -> Non
     assert walk("decompress", "-", "-o", "-", "--run", runs / "1", piped=empty.stdout_bytes).stdout_bytes == b""
 
 
-def test_a_mistake_writes_nothing(runs: Path, story_file: Path, tmp_path: Path) -> None:
+def test_a_mistake_writes_nothing(runs: Path, some_stories: Path, tmp_path: Path) -> None:
     small, out, own = tmp_path / "a.mgz", tmp_path / "out", ("--run", runs / "1")
-    assert walk("compress", story_file, "-o", small, *own).exit_code == 0
+    assert walk("compress", some_stories, "-o", small, *own).exit_code == 0
     damaged = tmp_path / "damaged.mgz"
     damaged.write_bytes(small.read_bytes()[:-9])
     out.write_text("kept")
     for door, *args, said in [
         ("compress", tmp_path / "nowhere", "-o", out, *own, "nowhere: cannot be read (No such file"),
         ("compress", tmp_path, "-o", out, *own, "Is a directory"),
-        ("compress", story_file, "-o", story_file, *own, "the very file"),
-        ("compress", story_file, "-o", tmp_path, *own, "a folder"),
-        ("compress", story_file, "-o", tmp_path / "no" / "x", *own, "no such folder"),
-        ("compress", story_file, "-o", out, "either --stage"),
-        ("compress", story_file, "-o", out, *own, "--streams", 0, "--streams"),
-        ("compress", story_file, *own, "--out"),
+        ("compress", some_stories, "-o", some_stories, *own, "the very file"),
+        ("compress", some_stories, "-o", tmp_path, *own, "a folder"),
+        ("compress", some_stories, "-o", tmp_path / "no" / "x", *own, "no such folder"),
+        ("compress", some_stories, "-o", out, "either --stage"),
+        ("compress", some_stories, "-o", out, *own, "--streams", 0, "--streams"),
+        ("compress", some_stories, *own, "--out"),
         ("decompress", damaged, "-o", out, *own, "damaged.mgz: damaged"),
-        ("decompress", story_file, "-o", out, *own, "not a file that mlx_gpt.compress wrote"),
+        ("decompress", some_stories, "-o", out, *own, "not a file that mlx_gpt.compress wrote"),
         ("decompress", small, "-o", out, "--run", runs / "4", "stage 1 unigram"),
     ]:
         result = walk(str(door), *args)
         errors = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
         assert result.exit_code == 2 and len(errors) == 1 and str(said) in errors[0], result.output
-    assert out.read_text() == "kept" and "Once" in story_file.read_text()
+    assert out.read_text() == "kept" and "Once" in some_stories.read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mgz", "damaged.mgz", "out"]
 
 

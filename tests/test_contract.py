@@ -16,7 +16,7 @@ from mlx_gpt.errors import SettingError, TokenizerError
 from mlx_gpt.measure import measure
 from mlx_gpt.model import PRESETS, LanguageModel
 from mlx_gpt.recipe import Descent
-from tests.conftest import train_tiny
+from tests.conftest import train_tiny, with_slow
 
 Trained = Callable[[int], LanguageModel]
 every_stage = pytest.mark.parametrize("number", stages.numbers())
@@ -83,10 +83,14 @@ def test_training_beats_guessing_and_the_unigram(number: int, trained: Trained, 
         assert score.bits_per_byte < measure(trained(1), corpus.test).bits_per_byte
 
 
+@pytest.mark.parametrize("steps", with_slow([16, 0], [16]))
 @every_stage
-def test_the_same_seed_gives_the_same_model(number: int, trained: Trained, corpus: Corpus) -> None:
-    again = train_tiny(number, corpus).arrays()
-    for name, array in trained(number).arrays().items():
+def test_the_same_seed_gives_the_same_model(number: int, steps: int, trained: Trained, corpus: Corpus) -> None:
+    """Over a few steps and two looks, or all of the preset's."""
+    few = {"steps": steps, "evaluate_every": steps // 2, "warmup": 2} if steps and number > 4 else {}
+    once = train_tiny(number, corpus, **few) if few else trained(number)
+    again = train_tiny(number, corpus, **few).arrays()
+    for name, array in once.arrays().items():
         assert np.array_equal(np.array(array[:]), np.array(again[name][:])), name
 
 

@@ -17,6 +17,7 @@ from mlx_gpt.memory import Memory
 from mlx_gpt.model import LanguageModel
 from mlx_gpt.sampling import Taste
 from mlx_gpt.tokenizer import Tokenizer
+from tests.conftest import with_slow
 
 every_stage = pytest.mark.parametrize("number", stages.numbers())
 GREEDY = Taste(temperature=0)
@@ -55,7 +56,7 @@ def together(model: LanguageModel, given: Sequence[Sequence[int]], taste: Taste,
     return found
 
 
-@every_stage
+@pytest.mark.parametrize("number", with_slow(stages.numbers()))
 @pytest.mark.parametrize("length", [1, 7, 31, 32, 33, 90])
 def test_cached_tokens_are_uncached_tokens(number: int, length: int, rough, corpus: Corpus) -> None:
     [prompt] = prompts(corpus, length)
@@ -64,7 +65,7 @@ def test_cached_tokens_are_uncached_tokens(number: int, length: int, rough, corp
     assert number == 1 or len(set(found)) > 1
 
 
-@every_stage
+@pytest.mark.parametrize("number", with_slow(stages.numbers()))
 @pytest.mark.parametrize("taste", [GREEDY, Taste(temperature=1.0, top_k=50)], ids=["greedy", "sampled"])
 def test_texts_of_a_batch_are_those_of_single_ones(number: int, taste: Taste, rough, corpus: Corpus) -> None:
     given = prompts(corpus, 3, 30, 1, 17, 50, 3)

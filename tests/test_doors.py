@@ -1,6 +1,7 @@
 """The doors as a user walks through them: train, generate, evaluate, compare, the ladder, and every mistake."""
 
 import gzip
+import importlib.util
 import itertools
 import json
 import os
@@ -30,12 +31,14 @@ from mlx_gpt import (
     generate,
     ladder,
     merge,
+    plot,
     quantize,
     report,
     skills,
     stages,
     train,
 )
+from mlx_gpt import run as run_module
 from mlx_gpt.checkpoint import load
 
 DOORS = {
@@ -66,19 +69,11 @@ def walk(door: str, *args: object, text: str | None = None) -> Result:
 def run(story_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     for number in (1, 4, 11):
+        own = ("--preset", "tiny", "--data", story_file, "--run", folder / str(number))
         steps = ("--steps", 10, "--warmup", 2) if number == 11 else ()
-        result = walk(
-            "train",
-            "--stage",
-            number,
-            "--preset",
-            "tiny",
-            "--data",
-            story_file,
-            "--run",
-            folder / str(number),
-            *steps,
-        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(run_module, "draw_curve", plot.draw_curve)
+            result = walk("train", "--stage", number, *own, *steps)
         assert result.exit_code == 0, result.output
     return folder
 
@@ -89,6 +84,8 @@ def test_training_writes_the_run_folder_and_says_how_to_go_on(run: Path) -> None
         lines = [json.loads(line) for line in (run / number / "log.jsonl").read_text().splitlines()]
         assert lines[-1]["finished"] and lines[-1]["bits_per_byte"] > 0
     assert not list(run.glob("*/.*part*"))
+    drawn = {path.parent.name for path in run.glob("*/curve.png")}  # where there is a curve, and what draws it
+    assert drawn == ({"11"} if importlib.util.find_spec("matplotlib") else set())
 
 
 def test_training_again_keeps_the_run_before(story_file: Path, tmp_path: Path) -> None:

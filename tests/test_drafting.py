@@ -24,8 +24,8 @@ from mlx_gpt.memory import SPARE
 from mlx_gpt.mixture import Mixture
 from mlx_gpt.model import LanguageModel
 from mlx_gpt.sampling import Taste
+from tests.conftest import FAMILIES, with_slow
 
-FAMILIES = (4, 5, 7, 8, 9, 11)  # rows, a window, a state, a transcript, a cache, a cache with tails and windows
 GREEDY = Taste(temperature=0)
 PLAIN = Taste(temperature=1)
 BENT = Taste(temperature=0.7, top_k=4, top_p=0.9)
@@ -141,18 +141,15 @@ def cascade(drafts: tuple[int, ...], taste: Taste) -> Draft:
     return draft
 
 
-@pytest.mark.parametrize("taste", [PLAIN, BENT, TIRED], ids=["plain", "bent", "tired"])
-@pytest.mark.parametrize(
-    ("target", "drafts"),
-    [
-        (4, (8,)),
-        (9, (0,)),
-        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in [(11, (4,)), (7, (5,)), (11, (9, 4, 0))]),
-    ],
-    ids=str,
+LAWFUL = list(
+    itertools.product([(4, (8,)), (9, (0,)), (11, (4,)), (7, (5,)), (11, (9, 4, 0))], ["plain", "bent", "tired"])
 )
-def test_texts_have_the_law_of_the_target(target: int, drafts: tuple[int, ...], taste: Taste) -> None:
+
+
+@pytest.mark.parametrize(("pair", "name"), with_slow(LAWFUL, [*LAWFUL[:3], LAWFUL[5]]), ids=str)
+def test_texts_have_the_law_of_the_target(pair: tuple[int, tuple[int, ...]], name: str) -> None:
     """The generator itself, from 400 seeds: the law of its first three tokens."""
+    (target, drafts), taste = pair, {"plain": PLAIN, "bent": BENT, "tired": TIRED}[name]
     model, prompt = tiny(target), [1, 2, 1]
     seen = np.zeros((V, V, V))
     for seed in range(400):
@@ -194,7 +191,7 @@ def test_every_stage_drafts_for_every_stage(target: int, draft: int) -> None:
     assert first(70, tiny(target), cascade((draft,), GREEDY), [1, 2, 3], GREEDY, 0) == own_text(target, GREEDY)
 
 
-@pytest.mark.parametrize("target", [3, 6, 8, 11])
+@pytest.mark.parametrize("target", with_slow([3, 6, 8, 11], [6, 11]))
 @pytest.mark.parametrize("drafts", [(9, 4), (11, 0), (10, 7, 2, 0)], ids=str)
 @pytest.mark.parametrize("taste", [GREEDY, dataclasses.replace(TIRED, temperature=0)], ids=["greedy", "tired"])
 def test_a_cascade_changes_no_greedy_text(target: int, drafts: tuple[int, ...], taste: Taste) -> None:
@@ -217,8 +214,13 @@ def alone(trained: Callable[[int], LanguageModel], corpus: Corpus) -> Callable[[
     return functools.cache(lambda number: list(itertools.islice(generate(trained(number), start, GREEDY, 0), 40)))
 
 
-@pytest.mark.parametrize("draft", [*FAMILIES, 1, 0])
-@pytest.mark.parametrize("target", FAMILIES)
+# each family twice as target, once or twice as draft; test_every_stage_drafts_for_every_stage has more pairs
+TRAINED = list(itertools.product(FAMILIES, [*FAMILIES, 1, 0]))
+
+
+@pytest.mark.parametrize(
+    ("target", "draft"), with_slow(TRAINED, [TRAINED[8 * at + (at + shift) % 8] for at in range(6) for shift in (1, 5)])
+)
 def test_greedy_texts_are_the_targets_own(target: int, draft: int, trained, alone, corpus: Corpus) -> None:
     """Beyond the end of the context of 32 tokens, for every pair; 0 is the text itself."""
     proposer = Model(trained(draft), GREEDY) if draft else Lookup(corpus.tokenizer.vocab_size)
@@ -295,7 +297,7 @@ def test_another_vocabulary_is_refused() -> None:
         next(drafted(tiny(4), Lookup(6), [1], PLAIN, 0))
 
 
-@pytest.mark.parametrize("number", range(1, 12))
+@pytest.mark.parametrize("number", with_slow(range(1, 12)))
 def test_what_is_taken_back_was_never_read(number: int, trained, corpus: Corpus) -> None:
     """Across the end of the context of 32 tokens, with one token of up to sixteen kept each time."""
     model, past, proposed = trained(number), corpus.test.ids[:4].tolist(), corpus.test.ids[100:115].tolist()

@@ -1,5 +1,6 @@
 """The generate door: whatever is piped in, asked for or interrupted, it writes text or one clear line."""
 
+import itertools
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ from mlx_gpt import checkpoint, generate, stages
 from mlx_gpt.checkpoint import Card
 from mlx_gpt.corpus import Corpus
 from mlx_gpt.model import LanguageModel
-from tests.conftest import attentive
+from tests.conftest import attentive, with_slow
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ MODES = {
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("number", stages.numbers())
+@pytest.mark.parametrize("number", with_slow(stages.numbers(), (4, 7, 11)))
 def test_any_text_is_a_prompt_of_every_stage_in_every_mode(
     number: int, mode: str, folder: Path, tmp_path: Path
 ) -> None:
@@ -103,7 +104,7 @@ def test_any_text_is_a_prompt_of_every_stage_in_every_mode(
         assert ("the context is 32" in result.stderr) == over
 
 
-@pytest.mark.parametrize("number", stages.numbers())
+@pytest.mark.parametrize("number", with_slow(stages.numbers()))
 def test_a_prompt_of_the_command_line_is_that_of_standard_input(number: int, folder: Path) -> None:
     for text in PROMPTS:
         if "\0" not in text:
@@ -112,13 +113,16 @@ def test_a_prompt_of_the_command_line_is_that_of_standard_input(number: int, fol
             assert given.stdout_bytes == piped.stdout_bytes
 
 
-@pytest.mark.parametrize("number", [1, 4, 5, 8, 11])  # the others read as one of these does, 6 and 7 for longer
-@pytest.mark.parametrize("mode", [("--json",), ("--beam", "2"), ("--draft", "prompt")], ids=" ".join)
-def test_a_megabyte_is_a_prompt(number: int, mode: tuple[str, ...], folder: Path) -> None:
+LONG = [*itertools.product((1, 4, 5, 8, 11), ("--json", "--beam 2", "--draft prompt"))]
+
+
+# the other stages read as one of these does, 6 and 7 for longer
+@pytest.mark.parametrize(("number", "words"), with_slow(LONG, [(5, "--json"), *LONG[3:6], (8, "--json"), *LONG[12:]]))
+def test_a_megabyte_is_a_prompt(number: int, words: str, folder: Path) -> None:
     text = "a tale of many words and of no end, " * 29_000
-    result = walk("--run", folder / str(number), "--prompt", "-", "--tokens", 3, *mode, piped=text.encode())
+    result = walk("--run", folder / str(number), "--prompt", "-", "--tokens", 3, *words.split(), piped=text.encode())
     assert result.exit_code == 0
-    assert json.loads(result.stdout)["prompt"] == text if "--json" in mode else result.stdout.startswith(text)
+    assert json.loads(result.stdout)["prompt"] == text if words == "--json" else result.stdout.startswith(text)
 
 
 def test_bytes_that_are_no_text_are_one_line(folder: Path) -> None:
@@ -153,7 +157,7 @@ def test_samples_are_those_that_are_written_alone_and_end_before_stop_strings(fo
     )
 
 
-@pytest.mark.parametrize("number", stages.numbers())
+@pytest.mark.parametrize("number", with_slow(stages.numbers()))
 def test_a_sample_is_the_text_of_its_seed_also_beyond_the_context(number: int, folder: Path) -> None:
     own = ("--run", folder / str(number), "--tokens", 70, "--stop", "q", "--temperature", 1, "--json")
     together = [json.loads(line) for line in walk(*own, "--seed", 3, "--samples", 5).stdout.splitlines()]
@@ -192,8 +196,9 @@ def test_a_cache_of_another_kind_is_written_through_or_refused_in_one_line(folde
     for extra in (("--cache", tmp_path / "m"), ("--cache", tmp_path / "m"), ("--interactive",)):
         assert walk(*args, *kept, *extra, piped=b"").stdout == moved.stdout
     assert (tmp_path / "m").is_file()
-    for other in ((), ("--keep-first", 5)):
-        assert "of another model" in error_after_a_remark(walk(*args, *other, "--cache", tmp_path / "m"))
+    other = ("--cache", tmp_path / "m")
+    assert "of another model" in error_after_a_remark(walk(*args, *other))
+    assert "of another model" in error_of(walk(*args, "--keep-first", 5, *other))
     assert "never fills" in error_of(walk("--run", folder / "7", *kept))
     assert "the context is 32 tokens" in error_of(walk(*args, "--keep-first", 32))
     assert "--cache-bits 8: no group" in error_of(walk(*args, "--cache-bits", 8))  # heads of 16 numbers
@@ -254,7 +259,7 @@ def test_probabilities_are_shown_without_a_change_of_text(folder: Path) -> None:
     assert "bits a token" in shown.stderr
 
 
-@pytest.mark.parametrize("number", stages.numbers())
+@pytest.mark.parametrize("number", with_slow(stages.numbers()))
 def test_json_tells_the_text_that_is_written_without_it(number: int, folder: Path, tmp_path: Path) -> None:
     own = ("--prompt", "Once upon", "--tokens", 40, "--seed", 3)
     for words in (("--samples", 3, "--stop", "e "), ("--draft", folder / "2"), ("--cache", tmp_path / "m"), ()):
@@ -275,7 +280,7 @@ def test_json_tells_the_text_that_is_written_without_it(number: int, folder: Pat
             assert all(len(token["top_logprobs"]) == 2 for token in each["tokens"])
 
 
-@pytest.mark.parametrize("number", stages.numbers())
+@pytest.mark.parametrize("number", with_slow(stages.numbers()))
 def test_a_beam_prints_the_best_with_what_they_are_worth(number: int, folder: Path) -> None:
     own = ("--run", folder / str(number), "--prompt", "Once upon", "--tokens", 6, "--beam", 4)
     found = [

@@ -52,6 +52,13 @@ def command(run: Path, *args: object) -> list[str]:
 
 def talk(run: Path, typed: str | bytes, *args: object) -> tuple[str, list[str]]:
     """What a session of typed lines writes, and its lines on standard error."""
+    result = CliRunner().invoke(generate.main, command(run, *args), input=typed)
+    assert result.exit_code == 0, result.output
+    return result.stdout_bytes.decode(), result.stderr.splitlines()
+
+
+def talk_through_pipes(run: Path, typed: str | bytes, *args: object) -> tuple[str, list[str]]:
+    """The same, in a process of its own."""
     typed = typed.encode() if isinstance(typed, str) else typed
     done = subprocess.run([*DOOR, *command(run, *args)], input=typed, capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -70,7 +77,7 @@ def alone(run: Path, prompt: str, *args: object) -> str:
 def test_each_line_is_a_prompt_until_the_end_of_file(name: str, folder: Path) -> None:
     run = folder / name
     prompts = ["Once upon", " \ttwo  blanks ", "日本語", "The last has no end of line"]
-    written, said = talk(run, "\n".join(prompts), "--temperature", 0.5, "--seed", 3)
+    written, said = talk_through_pipes(run, "\n".join(prompts), "--temperature", 0.5, "--seed", 3)
     assert written == "".join(alone(run, each, "--temperature", 0.5, "--seed", 3) for each in prompts) and not said
     assert talk(run, "\r\n".join(prompts), "--temperature", 0.5, "--seed", 3) == (written, [])
     assert talk(run, "") == ("", [])
@@ -172,7 +179,7 @@ MISTAKES = {
 
 def test_a_mistake_is_one_clear_line_and_the_session_goes_on(folder: Path) -> None:
     typed = "".join(f"{line}\n" for line in MISTAKES) + "The\n"
-    written, said = talk(folder / "4", typed.encode(errors="surrogateescape"))
+    written, said = talk_through_pipes(folder / "4", typed.encode(errors="surrogateescape"))
     assert written == alone(folder / "4", "The")
     assert len(said) == len(MISTAKES)
     for line, reason in zip(said, MISTAKES.values(), strict=True):

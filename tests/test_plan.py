@@ -26,6 +26,7 @@ from mlx_gpt.model import Silent
 from mlx_gpt.recipe import Descent
 from tests.conftest import Listener
 
+ROOT = Path(__file__).parents[1]
 NEURAL = (5, 6, 7, 8, 9, 10, 11)
 VOCABULARY = {"tiny": 512, "small": 2_048, "base": 4_096}
 
@@ -226,7 +227,7 @@ def test_predictions_for_an_m2_are_labelled(corpus: Corpus) -> None:
 
 def door(folder: Path, *words: str, memory: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "mlx_gpt.train", *words]
-    env = {**os.environ, "MLX_GPT_MEMORY": memory, "PYTHONPATH": str(Path(__file__).parents[1])}
+    env = {**os.environ, "MLX_GPT_MEMORY": memory, "PYTHONPATH": os.pathsep.join([os.environ["PYTHONPATH"], str(ROOT)])}
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120)
 
 

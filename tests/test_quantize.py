@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from mlx_gpt import checkpoint, compare, evaluate, generate, quantize, stages, train
 from mlx_gpt.checkpoint import MODEL
 from mlx_gpt.corpus import Corpus
-from mlx_gpt.descent import Neural
+from mlx_gpt.descent import Neural, sensitivity
 from mlx_gpt.descent.packed import AFFINE, BITS, GROUPS, MXFP4, Packing, packed
 from mlx_gpt.descent.packing import make_room, matrices, pack, packing_for, packings
 from mlx_gpt.descent.sensitivity import choose
@@ -318,7 +318,7 @@ def test_room_is_made_in_no_model_of_tables() -> None:
 def test_bits_are_chosen_within_what_may_be_lost(trained: Callable[[int], LanguageModel], corpus: Corpus) -> None:
     model, said = trained(11), list[str]()
     assert isinstance(model, Neural)
-    text = corpus.valid.head(1_000, corpus.tokenizer)
+    text = corpus.valid.head(400, corpus.tokenizer)
     before = {name: np.array(array) for name, array in model.arrays().items()}
     whole = measure(model, text).bits_per_byte
     sizes = []
@@ -384,7 +384,8 @@ def test_the_table_says_why_a_matrix_stays_whole(runs: Path, tmp_path: Path) -> 
     assert len(lines) == 1 and "no group of 32 to 64 divides rows of 48" in lines[0]
 
 
-def test_bits_by_sensitivity_are_printed(runs: Path, tmp_path: Path) -> None:
+def test_bits_by_sensitivity_are_printed(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sensitivity, "LOOKED_AT", 400)
     result = walk(quantize, "--run", runs / "11", "--keep-within", 5, "-o", tmp_path / "q")
     assert result.exit_code == 0, result.output
     assert "lost alone at 4 bits" in result.stdout and "blocks.1.contract.weight" in result.stdout

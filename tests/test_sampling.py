@@ -351,7 +351,7 @@ def test_a_bias_is_read_from_its_text_and_its_ids_are_of_the_vocabulary() -> Non
 def test_every_stage_generates_beyond_its_context_and_again_by_seed(number: int, trained, corpus: Corpus) -> None:  # type: ignore[no-untyped-def]
     eot = corpus.tokenizer.eot
     first, again, other = (
-        list(itertools.islice(generate(trained(number), [eot], Taste(), seed), 80)) for seed in (1, 1, 2)
+        list(itertools.islice(generate(trained(number), [eot], Taste(), seed), 45)) for seed in (1, 1, 2)
     )
     assert first == again != other
     assert all(0 <= token < corpus.tokenizer.vocab_size for token in first)

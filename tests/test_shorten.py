@@ -5,9 +5,10 @@ import pytest
 
 from mlx_gpt.corpus import Corpus
 from mlx_gpt.endless import Endless
+from tests.conftest import with_slow
 
 
-@pytest.mark.parametrize("number", [8, 9, 10, 11])
+@pytest.mark.parametrize("number", with_slow([8, 9, 10, 11]))
 @pytest.mark.parametrize("one_by_one", [False, True])
 @pytest.mark.parametrize("read", [1, 2, 14, 30, 31, 40, 70])
 def test_what_is_forgotten_was_never_read(number: int, one_by_one: bool, read: int, rough, corpus: Corpus) -> None:
