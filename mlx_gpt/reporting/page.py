@@ -19,6 +19,7 @@ from mlx_gpt.reporting.figures import AXES, curves, ladder
 from mlx_gpt.reporting.frontier_section import choice, section
 from mlx_gpt.reporting.frontiers import told_apart
 from mlx_gpt.reporting.markdown import gaps
+from mlx_gpt.reporting.where_section import section as where
 from mlx_gpt.reporting.words import bits, count, megabytes, percent, time, verdict, with_margin
 
 Told = dict[str, Any]
@@ -69,6 +70,7 @@ def page(told: Told) -> str:
         "curves": "".join(_curves(told, axis) for axis in AXES),
         "frontiers": section(told, _both),
         "lengths": choice("length", {str(length): f"{length} tokens" for length in _lengths(told)}, "The first"),
+        "where": where(told, _both),
         "written": _written(told),
         "machine": "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in machine.items()),
     }
