@@ -116,6 +116,8 @@ def test_what_a_word_costs_less_again_by_hand() -> None:
     # the second dog of the first document has 4 tokens, its space with it, and so has that of the other
     assert sums.words.tolist() == [[1, 1], [0, 0], [0, 0]]
     assert sums.saved.tolist() == [[6 - 4, 3 - 4], [0, 0], [0, 0]] and sums.first.tolist() == [9, 0, 0]
+    cut = Sums.of(labels, -costs, text, BYTE.lengths(), np.array([0, 7, text.tokens]))  # after the cat
+    assert cut.words[0].tolist() == [0, 2] and cut.saved[0].tolist() == [0, 1]  # counted where it stands again
 
 
 def test_what_is_impossible_stays_infinite_in_its_cause() -> None:

@@ -27,6 +27,7 @@ from mlx_gpt.tokenizer import Tokenizer
 
 Told = dict[str, Any]
 PARTS = 500  # of a text at most; of more units, neighbours are put together
+SPREAD = 10  # parts in which a cause must stand to have an interval
 LEAST = 1_000  # bytes at a place; of fewer, nothing is told
 KINDS = (
     ("frequent", "frequent word", "the beginning of one of the {frequent} words that make half of the training text"),
@@ -89,7 +90,7 @@ def where(league: Sequence[Told], runs: Sequence[Told], text: Told) -> Told:
         bits, lost = nats[at] / math.log(2), list[Estimate | None]()
         if at:
             with np.errstate(invalid="ignore"):
-                lost = [estimate(each, sizes) for each in bits - nats[at - 1] / math.log(2)]
+                lost = [_estimate(each, sizes) for each in bits - nats[at - 1] / math.log(2)]
         spent = _mean(found, "places")[places] / math.log(2)
         told.append(
             {
@@ -140,9 +141,17 @@ def _again(found: Sequence[Sums]) -> list[Told | None]:
     saved, words, first = _mean(found, "saved") / math.log(2), found[0].words, _mean(found, "first") / math.log(2)
     for at in range(AGAIN):
         count = float(words[at].sum())
-        each = {"first": float(first[at]) / count, "saved": _told(estimate(saved[at], words[at]))} if count else None
+        each = {"first": float(first[at]) / count, "saved": _told(_estimate(saved[at], words[at]))} if count else None
         told.append(each)
     return told
+
+
+def _estimate(costs: np.ndarray, sizes: np.ndarray) -> Estimate | None:
+    """As `estimate`, with an infinite margin where all there is stands in a few parts: they do not tell of others."""
+    found = estimate(costs, sizes)
+    if found is not None and np.count_nonzero(costs) < SPREAD:
+        return Estimate(found.value, math.inf, math.inf, 1.0)
+    return found
 
 
 def _told(found: Estimate | None) -> Told | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mlx_gpt.league import ALPHA
 from mlx_gpt.reporting.frontier_section import choice
-from mlx_gpt.reporting.where_figures import bars, name, place, places
+from mlx_gpt.reporting.where_figures import bars, place, places
 from mlx_gpt.reporting.words import bits, percent, plain, signed, with_margin
 
 Told = dict[str, Any]
@@ -23,7 +23,8 @@ ORDER = (
 )
 UNLIKE = (
     "These runs cut the text by different tokenizers, so all bits of tokens that begin in a word are the word's, and "
-    "what is inside a word is not told apart; the shares are those of the first run."
+    "what is inside a word is not told apart. The shares are those of the first run, and words are frequent or rare in "
+    "the training text of the one that was scored first."
 )
 UNKNOWN = "The training text was gone, so frequent and rare words are not told apart."
 SPENT = "Bits per byte of the whole text. Blue: less than the stage before; orange: more."
@@ -33,8 +34,10 @@ LOST = (
 )
 PLACES = (
     "Bits per byte of what begins so far from the beginning of its document, without the marks that end documents: how "
-    "much a stage gains from what it has read. Far places are those of long documents."
+    "much a stage gains from what it has read. One that remembers nothing tells how hard the text itself is there; far "
+    "places are those of long documents."
 )
+TRACKS = "The buttons of the learning curves bring stages out here too."
 FEW = "The documents are too short, or too few, to tell places apart."
 AGAIN = (
     "Words that are not frequent and stand again in the same document, how many is in the heading: bits a word where "
@@ -60,7 +63,8 @@ def section(told: Told, drawn: Callable[[Callable[[int], str]], str]) -> str:
         f'<div data-where="lost"><p class="quiet">{escape(LOST)}</p>{_html(_lost(found), "Changes by cause")}</div>',
         f"<details><summary>What the causes are</summary><p>{escape(ORDER)}</p>{_meanings(told)}</details>",
         *(f'<p class="quiet">{escape(said)}</p>' for said in notes),
-        f'<h3>By place in the document</h3><p class="quiet">{escape(PLACES if found["places"] else FEW)}</p>',
+        "<h3>By place in the document</h3>",
+        f'<p class="quiet">{escape(f"{PLACES} {TRACKS}" if found["places"] else FEW)}</p>',
         drawn(lambda width: places(found, width)),
     ]
     if any(found["words"]):
@@ -175,7 +179,7 @@ def _again(found: Told) -> Table:
 
 
 def _named(row: Told) -> Cell:
-    return name(row) + ("" if row["finished"] else " …"), row["stage"], ""
+    return f"{row['stage'] or ''} {row['name']}{'' if row['finished'] else ' …'}".strip(), row["stage"], ""
 
 
 def _shade(value: float | None) -> str:
