@@ -16,8 +16,10 @@ from mlx_gpt.checkpoint import Card
 from mlx_gpt.corpus import Corpus
 from mlx_gpt.reporting import collect, figures
 from mlx_gpt.reporting.asked import beginning, curve
+from mlx_gpt.reporting.kept import Earlier
 from mlx_gpt.reporting.markdown import markdown
 from mlx_gpt.reporting.page import page
+from mlx_gpt.reporting.where import where
 from mlx_gpt.reporting.written import WORD, Copies, distinct, measures, repetition, training_pieces
 
 TOKENS = 12
@@ -167,9 +169,19 @@ def test_the_bits_of_all_causes_and_their_differences_are_those_of_the_table(tol
     assert abs(again["saved"]["value"]) < 0.05 * again["first"]
 
 
-def test_a_report_of_a_results_file_without_causes_scores_again(told: dict, runs: Path, tmp_path: Path) -> None:
-    from mlx_gpt.reporting.kept import Earlier
+def test_between_tokenizers_what_is_inside_a_word_is_the_words(told: dict) -> None:
+    runs = json.loads(json.dumps(told["runs"]))
+    runs[3]["where"]["tokenizer"] = "another"
+    found, before = where(told["league"], runs, told["text"]), told["where"]
+    assert [each["cause"] for each in found["causes"]] == [
+        each["cause"] for each in before["causes"] if each["cause"] != "inside"
+    ]
+    for row, alike in zip(found["rows"], before["rows"], strict=True):
+        assert sum(row["bits_per_byte"]) == pytest.approx(sum(alike["bits_per_byte"]))
+    assert "different tokenizers" in markdown({**told, "where": found}) and "inside a word" in page(told)
 
+
+def test_causes_that_do_not_fit_the_text_are_damage(told: dict) -> None:
     damaged = json.loads(json.dumps(told))
     assert Earlier(damaged, told["text"]["key"], told["asked"]).runs.keys() == {run["sha256"] for run in told["runs"]}
     damaged["runs"][3]["where"]["nats"][2].pop()
