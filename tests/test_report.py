@@ -164,9 +164,8 @@ def test_the_bits_of_all_causes_and_their_differences_are_those_of_the_table(tol
         if whole["difference"]:
             less = [each["value"] for each in row["differences"]]
             assert sum(less) == pytest.approx(whole["difference"]["value"], abs=1e-6)
-    # a unigram forgets: a word costs the same again, but for the spaces and capitals that are other tokens
-    again = found["rows"][0]["again"][0]
-    assert abs(again["saved"]["value"]) < 0.05 * again["first"]
+    for again in found["rows"][0]["again"]:  # a unigram forgets: a word that is written alike costs the same again
+        assert again["first"] > 1 and again["saved"]["value"] == pytest.approx(0, abs=1e-3)
 
 
 def test_between_tokenizers_what_is_inside_a_word_is_the_words(told: dict) -> None:

@@ -107,17 +107,17 @@ def test_words_are_the_same_for_every_tokenizer(story_file: Path) -> None:
 
 
 def test_what_a_word_costs_less_again_by_hand() -> None:
-    """dog costs 3 + 2 + 1 nats first, 1 a letter later; cat stands once, the is frequent; two parts of the text."""
-    text = encoded(["dog cat dog the the", "dog dog"], BYTE)
+    """dog costs 1 + 3 + 2 + 1 nats first, 1 a byte later; cat stands once, the is frequent; two parts of the text."""
+    text = encoded([" dog cat dog the the Dog", " dog dog"], BYTE)
     costs = np.full(text.tokens, 1.0, np.float32)
-    costs[:3] = [3, 2, 1]
+    costs[:4] = [1, 3, 2, 1]
     labels = Labels.of(text, BYTE, Words(("the",), frozenset(), 10))
     sums = Sums.of(labels, -costs, text, BYTE.lengths(), text.starts)
-    # the second dog of the first document has 4 tokens, its space with it, and so has that of the other
+    # a dog has 4 tokens, its space with it; one with a capital is written otherwise
     assert sums.words.tolist() == [[1, 1], [0, 0], [0, 0]]
-    assert sums.saved.tolist() == [[6 - 4, 3 - 4], [0, 0], [0, 0]] and sums.first.tolist() == [9, 0, 0]
-    cut = Sums.of(labels, -costs, text, BYTE.lengths(), np.array([0, 7, text.tokens]))  # after the cat
-    assert cut.words[0].tolist() == [0, 2] and cut.saved[0].tolist() == [0, 1]  # counted where it stands again
+    assert sums.saved.tolist() == [[7 - 4, 4 - 4], [0, 0], [0, 0]] and sums.first.tolist() == [11, 0, 0]
+    cut = Sums.of(labels, -costs, text, BYTE.lengths(), np.array([0, 7, text.tokens]))  # before the end of the cat
+    assert cut.words[0].tolist() == [0, 2] and cut.saved[0].tolist() == [0, 3]  # counted where it stands again
 
 
 def test_what_is_impossible_stays_infinite_in_its_cause() -> None:

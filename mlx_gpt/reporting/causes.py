@@ -80,9 +80,9 @@ class Labels:
 
     causes  (T,)    of every token to be predicted, in the order of the text
     places  (T,)    where in its document it begins, PLACES for the end
-    pairs   (P, 5)  words that are not frequent and stand again in their document: 0 for the second time, 1 for the
-                    third, 2 for the fourth; a word's first token where it stands first and the token after it; the same
-                    where it stands that time
+    pairs   (P, 5)  words that are not frequent and stand again in their document, written alike: 0 for the second time,
+                    1 for the third, 2 for the fourth; a word's first token where it stands first and the token after
+                    it; the same where it stands that time
     """
 
     causes: np.ndarray
@@ -100,8 +100,8 @@ class Labels:
                 ends = np.cumsum(lengths[ids])
                 begins = ends - lengths[ids]
                 first, last = (int(at) for at in text.starts[document : document + 2])
-                spans, names = _words(tokenizer.decode_bytes(ids).decode(errors="replace"))
-                kinds, pairs = _kinds(names, frequent, words.rare)
+                spans, written = _words(tokenizer.decode_bytes(ids).decode(errors="replace"))
+                kinds, pairs = _kinds(written, frequent, words.rare)
                 at = np.searchsorted(spans[0], begins, side="right") - 1
                 letters, stops, kind = (np.append(each, 0)[at] for each in (*spans[1:], kinds))
                 within = (at >= 0) & (begins < stops)
@@ -117,32 +117,33 @@ class Labels:
 
 
 def _words(text: str) -> tuple[np.ndarray, list[str]]:
-    """The words of one document: where in its bytes they begin, have their first letter and end (3, W), and names."""
+    """The words of one document as they are written, with the spaces before them, and where in its bytes they begin,
+    have their first letter and end, (3, W)."""
     matches = list(WORD.finditer(text))
     letters = [[match.start() for match in matches], [match.start(1) for match in matches], [m.end() for m in matches]]
     spans = np.array(letters, np.int64).reshape(3, -1)
     if not text.isascii():
         points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
         spans = np.append(0, np.cumsum(1 + (points >= 0x80) + (points >= 0x800) + (points >= 0x10000)))[spans]
-    return spans, [match[1].lower() for match in matches]
+    return spans, [match[0] for match in matches]
 
 
-def _kinds(names: list[str], frequent: frozenset[str], rare: frozenset[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The kind of each word (W,) of a document, and which of them are the same: time, 0 for the second, and the places
-    of the first and of this one (P, 3)."""
-    kinds, pairs, stood = np.zeros(len(names), np.int64), list[tuple[int, int, int]](), dict[str, tuple[int, int]]()
-    for at, name in enumerate(names):
+def _kinds(written: list[str], frequent: frozenset[str], rare: frozenset[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The kind of each word (W,) of a document, and which of them are written alike: time, 0 for the second, and the
+    places of the first and of this one (P, 3)."""
+    kinds, pairs = np.zeros(len(written), np.int64), list[tuple[int, int, int]]()
+    known, stood = set[str](), dict[str, tuple[int, int]]()
+    for at, word in enumerate(written):
+        name = word.strip(" ").lower()
         if name in frequent:
             kinds[at] = FREQUENT
-        elif name in stood:
-            kinds[at] = BEFORE
-            first, times = stood[name]
-            if times < AGAIN:
-                pairs.append((times, first, at))
-            stood[name] = first, times + 1
-        else:
-            kinds[at] = UNCOMMON if name in rare else OTHER
-            stood[name] = at, 0
+            continue
+        kinds[at] = BEFORE if name in known else UNCOMMON if name in rare else OTHER
+        known.add(name)
+        first, times = stood.get(word, (at, -1))
+        if 0 <= times < AGAIN:
+            pairs.append((times, first, at))
+        stood[word] = first, times + 1
     return kinds, np.array(pairs, np.int64).reshape(-1, 3)
 
 

@@ -5,7 +5,7 @@ tokens inside words are a cause of their own; where they do not, their bits are 
 
 The score of learning in context follows Kaplan et al. 2020 (arXiv 2001.08361) and Olsson et al. 2022 (arXiv
 2209.11895), who compare the loss late in the context with the loss early in it. Late and early tokens are other words,
-so here it is what the very same words cost less when they stand in the document again.
+so here it is what the very same words, written alike, cost less when they stand in the document again.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _again(found: Sequence[Sums]) -> list[Told | None]:
 def _estimate(costs: np.ndarray, sizes: np.ndarray) -> Estimate | None:
     """As `estimate`, with an infinite margin where all there is stands in a few parts: they do not tell of others."""
     found = estimate(costs, sizes)
-    if found is not None and np.count_nonzero(costs) < SPREAD:
+    if found is not None and 0 < np.count_nonzero(costs) < SPREAD:
         return Estimate(found.value, math.inf, math.inf, 1.0)
     return found
 

@@ -40,13 +40,14 @@ PLACES = (
 TRACKS = "The buttons of the learning curves bring stages out here too."
 FEW = "The documents are too short, or too few, to tell places apart."
 AGAIN = (
-    "Words that are not frequent and stand again in the same document, how many is in the heading: bits a word where "
-    "they stand first, and what the very same words cost less (−) or more (+) the second, third, fourth time. Coloured "
-    "is what its 95 % interval tells from 0. A stage that remembers nothing pays the same again."
+    "Words that are not frequent and stand again in the same document, written alike; how many is in the heading. Bits "
+    "a word where they stand first, and what the very same words cost less (−) or more (+) the second, third, fourth "
+    "time. Coloured is what its 95 % interval tells from 0. A stage that remembers nothing pays the same again."
 )
-CHOICES = {"spent": "bits per byte", "lost": "difference to the stage before"}
 TIMES = ("2nd", "3rd", "4th")
 ALL: Cell = ("100.0 %", None, "")
+CHOICES = {"spent": "bits per byte", "lost": "difference to the stage before"}
+TIMES = ("2nd", "3rd", "4th")
 
 
 def section(told: Told, drawn: Callable[[Callable[[int], str]], str]) -> str:
@@ -171,9 +172,9 @@ def _again(found: Told) -> Table:
                 cells.append(("", None, ""))
                 continue
             margin = "" if less["margin"] is None else f" ± {less['margin']:.2f}"
-            said = f"{-less['value']:+.2f}{margin}".replace("-", "−")
+            said = f"{0.0 - less['value']:+.2f}{margin}".replace("-", "−")
             sure = less["margin"] is not None and abs(less["value"]) > less["margin"]
-            cells.append((said, -less["value"], _shade(-less["value"] / 20) if sure else ""))
+            cells.append((said, 0.0 - less["value"], _shade(-less["value"] / 20) if sure else ""))
         rows.append(cells)
     return head, rows
 
