@@ -79,8 +79,12 @@ def holm(p: Sequence[float]) -> list[float]:
     return raised
 
 
-def fewer(values: np.ndarray) -> np.ndarray:
-    """At most MOST sums of neighbours."""
-    if len(values) <= MOST:
-        return values
-    return np.add.reduceat(values, np.arange(MOST) * len(values) // MOST)
+def fewer(values: np.ndarray, most: int = MOST) -> np.ndarray:
+    """At most so many sums of neighbours."""
+    return values if len(values) <= most else np.add.reduceat(values, firsts(len(values), most))
+
+
+def firsts(count: int, most: int = MOST) -> np.ndarray:
+    """Which of `count` values are the first of those that `fewer` puts together."""
+    kept = min(count, most)
+    return np.arange(kept) * count // kept

@@ -85,17 +85,26 @@ class _Piece:
     stop: int
 
 
-def measure(model: LanguageModel, text: Text, alike: Scorer | None = None, units: Units | None = None) -> Score:
+def measure(
+    model: LanguageModel,
+    text: Text,
+    alike: Scorer | None = None,
+    units: Units | None = None,
+    told: np.ndarray | None = None,
+) -> Score:
     """Score every document of a text.
 
     alike  scores instead of `model.score`, and is given batches of one shape only, so that it may be compiled
     units  what the nats are added up by, if not by document
+    told   (T,), filled with the log-probability of every token in the order of the text
     """
     parts = text if units is None else units
     cuts, nats = parts.starts, np.zeros(len(parts.sizes))
     started = time.perf_counter()
     for document, start, logprobs in scored(model, text, alike):
         first = int(text.starts[document]) + start
+        if told is not None:
+            told[first : first + len(logprobs)] = logprobs
         at, last = np.searchsorted(cuts, [first, first + len(logprobs)], side="right") - 1
         for unit, part in enumerate(np.split(logprobs, cuts[at + 1 : last + 1] - first), at):
             nats[min(unit, len(nats) - 1)] -= part.sum(dtype=np.float64)

@@ -22,10 +22,10 @@ def main(runs: Path, output: Path | None, data: tuple[str, ...], prompts: tuple[
     """Write report.html, report.md and results.json of all runs in a folder.
 
     The page shows the league table, the ladder, learning curves, the best stage for a given time, size or speed and
-    where one passes another, what each stage can do, one passage in the colours of its surprise, samples of the same
-    prompts and seeds, and what of them is copied from the training text. It is one file that asks no network for
-    anything. Stages that are missing and runs that cannot be read are named. What results.json already knows of a
-    model is not computed again.
+    where one passes another, where the bits went, by what makes a token dear and by place in the document, what each
+    stage can do, one passage in the colours of its surprise, samples of the same prompts and seeds, and what of them is
+    copied from the training text. It is one file that asks no network for anything. Stages that are missing and runs
+    that cannot be read are named. What results.json already knows of a model is not computed again.
 
     \b
     python -m mlx_gpt.report

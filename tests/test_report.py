@@ -18,8 +18,10 @@ from mlx_gpt.probes import asking
 from mlx_gpt.probes.pairs import twins
 from mlx_gpt.reporting import collect, figures
 from mlx_gpt.reporting.asked import beginning, curve
+from mlx_gpt.reporting.kept import Earlier
 from mlx_gpt.reporting.markdown import markdown
 from mlx_gpt.reporting.page import page
+from mlx_gpt.reporting.where import where
 from mlx_gpt.reporting.written import WORD, Copies, distinct, measures, repetition, training_pieces
 
 TOKENS = 12
@@ -155,7 +157,7 @@ def test_skills_stand_in_every_page(told: dict) -> None:
         assert [row["name"] for row in run["skills"]["probes"]] == ["agreement next", "copy 32 B"]
         assert run["skills"]["dependencies"] is None  # the stories of a file, not the built-in corpus
     shown, text = page(told), markdown(told)
-    assert shown.count('class="matrix"') == 1 and '<small> ± ' in shown
+    assert shown.count('class="matrix"') == 1 and "<small> ± " in shown
     assert "| copy 32 B |" in text and "0 is chance" in shown and "0 is chance" in text
 
 
@@ -181,6 +183,41 @@ def test_scores_are_those_of_compare(told: dict, runs: Path) -> None:
         assert mine["bits_per_byte"] == pytest.approx(row["bits_per_byte"], rel=1e-9)
         assert mine["margin"] == pytest.approx(row["margin"], rel=1e-9)
     assert told["text"]["reference_lines"] == theirs["reference_lines"]
+
+
+def test_the_bits_of_all_causes_and_their_differences_are_those_of_the_table(told: dict) -> None:
+    found, alone = told["where"], {row["run"]: row for row in told["league"]}
+    assert found["alike"] and [row["run"] for row in found["rows"]] == list(alone)
+    for share in ("tokens", "bytes"):
+        assert sum(each[share] for each in found["causes"]) == pytest.approx(1)
+    for row in found["rows"]:
+        whole = alone[row["run"]]
+        assert sum(row["bits_per_byte"]) == pytest.approx(whole["bits_per_byte"], abs=1e-6)
+        if whole["difference"]:
+            less = [each["value"] for each in row["differences"]]
+            assert sum(less) == pytest.approx(whole["difference"]["value"], abs=1e-6)
+    for again in found["rows"][0]["again"]:  # a unigram forgets: a word that is written alike costs the same again
+        assert again["first"] > 1 and again["saved"]["value"] == pytest.approx(0, abs=1e-3)
+
+
+def test_between_tokenizers_what_is_inside_a_word_is_the_words(told: dict) -> None:
+    runs = json.loads(json.dumps(told["runs"]))
+    runs[3]["where"]["tokenizer"] = "another"
+    found, before = where(told["league"], runs, told["text"]), told["where"]
+    assert [each["cause"] for each in found["causes"]] == [
+        each["cause"] for each in before["causes"] if each["cause"] != "inside"
+    ]
+    for row, alike in zip(found["rows"], before["rows"], strict=True):
+        assert sum(row["bits_per_byte"]) == pytest.approx(sum(alike["bits_per_byte"]))
+    assert "different tokenizers" in markdown({**told, "where": found}) and "inside a word" in page(told)
+
+
+def test_causes_that_do_not_fit_the_text_are_damage(told: dict) -> None:
+    damaged = json.loads(json.dumps(told))
+    assert Earlier(damaged, told["text"]["key"], told["asked"]).runs.keys() == {run["sha256"] for run in told["runs"]}
+    damaged["runs"][3]["where"]["nats"][2].pop()
+    with pytest.raises(ValueError):
+        Earlier(damaged, told["text"]["key"], told["asked"])
 
 
 def test_nothing_is_asked_twice(told: dict, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,6 +371,7 @@ def test_hostile_text_stays_text(told: dict) -> None:
     hostile["runs"][0]["name"] = hostile["league"][0]["name"] = hostile["text"]["source"] = evil
     hostile["runs"][0]["samples"][0]["text"] = hostile["text"]["passage"] = evil
     hostile["left_out"] = {evil: evil}
+    hostile["text"]["words"]["frequent"][0] = evil
     hostile["frontiers"]["labels"] = dict.fromkeys(hostile["frontiers"]["labels"], f"1 {evil}")
     shown = page(hostile)
     assert shown.count("<script") == 2 and "<img" not in shown
@@ -359,6 +397,9 @@ def test_what_is_impossible_is_shown_as_such(told: dict) -> None:
     changed = json.loads(json.dumps(told))
     changed["league"][3] |= {"bits_per_byte": None, "margin": None, "difference": None}
     changed["runs"][3]["surprise"]["bits"][2] = None
+    row = changed["where"]["rows"][3]
+    row["bits_per_byte"][2] = row["differences"][2] = row["again"][0]["first"] = row["again"][0]["saved"] = None
+    row["places"] = [None] * len(row["places"])
     assert "∞" in page(changed) and "∞" in markdown(changed)
 
 
@@ -461,6 +502,22 @@ def test_written_text_is_measured_at_one_length_at_a_time(browser: Browser, told
     for length in (TOKENS, TOKENS // 4):
         browser.value(f"document.querySelector('input[name=length][value=\"{length}\"]').click()")
         assert browser.value(f"{shown}.map(row => row.cells[1].textContent)") == [str(length)] * (1 + len(told["runs"]))
+
+
+def test_causes_change_to_differences_by_arrow_key_and_sort(browser: Browser, told: dict) -> None:
+    table = "[...document.querySelectorAll('[data-where]')].find(part => !part.hidden)"
+    row = f"{table}.querySelector('tbody tr:last-child').textContent"
+    spent = told["where"]["rows"][-1]["bits_per_byte"]
+    assert all(f"{value:.4f}" in browser.value(row) for value in spent)
+    browser.value("document.querySelector('input[name=where]').focus()")
+    browser.key("ArrowRight")
+    less = [each["value"] for each in told["where"]["rows"][-1]["differences"]]
+    assert all(f"{value:+.4f}".replace("-", "−") in browser.value(row) for value in less)
+    browser.value(f"{table}.querySelectorAll('button')[1].click()")
+    sorted_by = browser.value(
+        f"[...{table}.querySelectorAll('tbody tr')].map(row => Number(row.cells[1].dataset.value))"
+    )
+    assert len(sorted_by) == 10 and sorted_by == sorted(sorted_by)
 
 
 def test_samples_change_with_prompt_and_seed(browser: Browser, told: dict) -> None:

@@ -5,16 +5,19 @@
 format, version, made  what the file is, and when it was made (ISO 8601, UTC)
 machine                names and versions of what it was made with, as text
 text                   the held-out text: key, source, bytes, documents, what is resampled, `sizes` (U,) of these units
-                       in bytes, `floor` (U,) in bits or null, reference_lines in bits per byte, passage, prompts
+                       in bytes, `floor` (U,) in bits or null, reference_lines in bits per byte, passage, prompts,
+                       `parts` as `sizes` but fewer, and `words`: which are frequent and rare in training
 asked                  prompts, seeds and tokens of the samples, and the `sampling` settings they were written with
 league, legend         the rows of the table as `mlx_gpt.compare --json` tells them, and what its signs mean
 frontiers              what quality costs, as `frontiers` tells it
+where                  the bits of each row of the table by cause, place and occurrence, as `where` tells them
 runs                   each run by folder name: sha256 and bytes_on_disk of its model, stage, name, title, remembers,
-                       `score` (nats (U,), tokens, seconds, context), `surprise` (pieces, bits), `samples`, `curve`,
-                       `written`, and `skills` as `mlx_gpt.skills --json` tells them
+                       `score` (nats (U,), tokens, seconds, context), `where` (as `causes` adds them up by parts),
+                       `surprise` (pieces, bits), `samples`, `curve`, `written`, and `skills` as
+                       `mlx_gpt.skills --json` tells them
 written                the same measures as there, of the held-out text itself
 missing_stages, left_out   what is not in it, and why
 """
 
-FORMAT, VERSION = "mlx_gpt report", 2
+FORMAT, VERSION = "mlx_gpt report", 3
 RESULTS, MARKDOWN, PAGE = "results.json", "report.md", "report.html"

@@ -26,9 +26,11 @@ from mlx_gpt.plot import read_log
 from mlx_gpt.probes import Asking
 from mlx_gpt.reporting import FORMAT, VERSION
 from mlx_gpt.reporting.asked import Asked, curve, excerpts, lengths, passage, passage_bits, prompts, samples
+from mlx_gpt.reporting.causes import Words
 from mlx_gpt.reporting.frontiers import frontiers
 from mlx_gpt.reporting.kept import Earlier
 from mlx_gpt.reporting.machine import machine
+from mlx_gpt.reporting.where import PARTS, Witness, where, words_of
 from mlx_gpt.reporting.written import Copies, measures, training_pieces
 from mlx_gpt.tokenizer import Tokenizer
 
@@ -51,6 +53,7 @@ class Collector:
         self.texts = Shared(data, self.cards.values(), notice)
         self.asking = Asking(notice)
         self.text: dict[str, Any] | None = None
+        self.witness: Witness | None = None
         self.excerpts: list[dict[str, Any]] = []  # of the held-out text, where they are to be measured
         self.written: list[dict[str, Any]] | None = None
         self.runs: list[dict[str, Any]] = []
@@ -136,6 +139,8 @@ class Collector:
                 "documents": len(text),
                 "resampled": str(parts),
                 "sizes": fewer(parts.sizes).tolist(),
+                "parts": fewer(parts.sizes, PARTS).tolist(),
+                "words": words_of(trained, text, self.notice).json(),
                 "floor": None if least is None else fewer(least).tolist(),
                 "reference_lines": lines,
                 "passage": shown,
@@ -143,6 +148,8 @@ class Collector:
             }
         if not self.asked.prompts:
             self.asked = dataclasses.replace(self.asked, prompts=tuple(self.text["prompts"]))
+        if self.witness is None:
+            self.witness = Witness(Words.kept(self.text["words"]))
         if self.written is None and not self.excerpts:
             self.excerpts = excerpts(text, tokenizer, self.asked)
         return str(self.text["passage"])
@@ -156,8 +163,11 @@ class Collector:
             return
         shown = self._describe(trained)
         if "score" not in run:
-            text = self.texts.of(trained)
-            score = measure(trained.model, text, units=units(text, trained.tokenizer))
+            assert self.witness is not None
+            text, tokenizer = self.texts.of(trained), trained.tokenizer
+            parts, logprobs = units(text, tokenizer), self.witness.tokens(text)
+            score = measure(trained.model, text, units=parts, told=logprobs)
+            run["where"] = self.witness.told(logprobs, text, tokenizer, parts)
             run["score"] = {
                 "nats": fewer(score.nats).tolist(),
                 "tokens": score.tokens,
@@ -218,6 +228,7 @@ class Collector:
             "league": table,
             "legend": legend(table, self.text["resampled"]),
             "frontiers": frontiers(table, self.runs, sizes),
+            "where": where(table, self.runs, self.text),
             "runs": sorted(self.runs, key=lambda run: (run["stage"], run["run"])),
             "written": self.written,
             "missing_stages": [number for number in stages.numbers() if number not in found],

@@ -11,6 +11,7 @@ from mlx_gpt.errors import CheckpointError
 from mlx_gpt.probes.asking import VERSION as PROBES
 from mlx_gpt.replacing import replacing
 from mlx_gpt.reporting import FORMAT, VERSION
+from mlx_gpt.reporting.causes import Sums, Words
 
 
 class Earlier:
@@ -26,6 +27,7 @@ class Earlier:
         self.runs: dict[str, dict[str, Any]] = {}
         if not told or told["text"]["key"] != key:
             return
+        Words.kept(told["text"]["words"])
         self.text = told["text"]
         same = told["asked"] == told["asked"] | asked
         self.written = told["written"] if same else None
@@ -35,7 +37,9 @@ class Earlier:
                 raise ValueError("lists that do not fit")
             if not all(each is None or type(each) in (int, float) for each in [*nats, *bits]):
                 raise ValueError("numbers that are none")
-            names = ("score", "surprise", "samples", "written") if same else ("score", "surprise")
+            if Sums.kept(run["where"]).nats.shape[1] != len(told["text"]["parts"]):
+                raise ValueError("lists that do not fit")
+            names = ("score", "where", "surprise", "samples", "written") if same else ("score", "where", "surprise")
             self.runs[run["sha256"]] = {name: run[name] for name in names}
             if run.get("skills", {}).get("version") == PROBES:
                 self.runs[run["sha256"]]["skills"] = run["skills"]

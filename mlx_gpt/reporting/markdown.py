@@ -8,6 +8,7 @@ from typing import Any
 from mlx_gpt.reporting.frontier_section import frontier_markdown
 from mlx_gpt.reporting.frontiers import told_apart
 from mlx_gpt.reporting.skills import skills_markdown
+from mlx_gpt.reporting.where_section import markdown as where
 from mlx_gpt.reporting.words import count, excerpt, megabytes, percent, plain, time, verdict, with_margin
 
 Told = dict[str, Any]
@@ -27,10 +28,12 @@ def markdown(told: Told) -> str:
         "\n".join(f"- {plain(line)}" for line in told["legend"]),
         "## Frontiers",
         *frontier_markdown(told, _table),
-        "## Surprise of one passage",
-        _passage(told),
+        "## Where the bits went",
+        *where(told, _table),
         "## Skills",
         *(f"{plain(said)}\n\n{_table(head, rows)}" for said, head, rows in skills_markdown(told["runs"])),
+        "## Surprise of one passage",
+        _passage(told),
         "## Written text",
         _written(told),
         "## Samples",

@@ -42,7 +42,7 @@ function choices(name) {
   inputs.forEach((input) => input.addEventListener("change", show));
   if (inputs.length) show();
 }
-["axis", "frontier", "passing", "length"].forEach(choices);
+["axis", "frontier", "passing", "length", "where"].forEach(choices);
 told.runs.forEach((run) => {
   const button = made("button", named(run));
   button.type = "button";

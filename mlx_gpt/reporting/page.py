@@ -20,6 +20,7 @@ from mlx_gpt.reporting.frontier_section import choice, section
 from mlx_gpt.reporting.frontiers import told_apart
 from mlx_gpt.reporting.markdown import gaps
 from mlx_gpt.reporting.skills import skills_section
+from mlx_gpt.reporting.where_section import section as where
 from mlx_gpt.reporting.words import bits, count, megabytes, percent, time, verdict, with_margin
 
 Told = dict[str, Any]
@@ -71,6 +72,7 @@ def page(told: Told) -> str:
         "frontiers": section(told, _both),
         "lengths": choice("length", {str(length): f"{length} tokens" for length in _lengths(told)}, "The first"),
         "skills": skills_section(_first(told)),
+        "where": where(told, _both),
         "written": _written(told),
         "machine": "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in machine.items()),
     }

@@ -1,0 +1,96 @@
+"""Pictures of where the bits went: bars of causes, and lines of bits per byte by place in a document."""
+
+from __future__ import annotations
+
+import math
+from html import escape
+from typing import Any
+
+from mlx_gpt.reporting.figures import LETTER, apart, finite, grid, joined, svg, text, widened
+from mlx_gpt.reporting.words import bits, excerpt, short
+
+Told = dict[str, Any]
+BAR, GAP, TOP, BOTTOM = 22, 9, 26, 40
+LABEL, LONGEST = 118, 18  # pixels and letters for the name of a stage
+
+
+def name(row: Told, narrow: bool = False) -> str:
+    """A row as it is written beside a picture."""
+    return str(row["stage"] or "mix") if narrow else excerpt(f"{row['stage'] or ''} {row['name']}", LONGEST)
+
+
+def bars(found: Told, width: int) -> str:
+    """A bar for each row of the table, as long as its bits per byte, cut by cause; `width` in pixels."""
+    narrow = width < 500
+    left, right = 26 if narrow else LABEL, 52
+    rows = [row for row in found["rows"] if all(map(finite, row["bits_per_byte"]))]
+    if not rows:
+        return ""
+    most = max(sum(row["bits_per_byte"]) for row in rows)
+    parts = []
+    for at, row in enumerate(rows):
+        y, x = TOP + at * (BAR + GAP), float(left)
+        parts.append(text(left - 6, y + 15.5, name(row, narrow), "bar-name", "end"))
+        for cause, value in zip(found["causes"], row["bits_per_byte"], strict=True):
+            wide = value / most * (width - left - right)
+            said = f"{name(row)}, {cause['name']}: {bits(value)} bits per byte"
+            parts.append(f'<g class="cause {cause["cause"]}"><title>{escape(said)}</title>')
+            parts.append(f'<rect x="{x:.1f}" y="{y}" width="{wide:.1f}" height="{BAR}"/>')
+            if wide > 5 * LETTER:
+                parts.append(text(x + wide / 2, y + 15.5, f"{value:.2f}", "inside", "middle"))
+            parts.append("</g>")
+            x += wide
+        parts.append(text(x + 6, y + 15.5, f"{sum(row['bits_per_byte']):.3f}", "value"))
+    said = "; ".join(
+        f"{name(row)}: "
+        + ", ".join(
+            f"{each['name']} {value:.3f}" for each, value in zip(found["causes"], row["bits_per_byte"], strict=True)
+        )
+        for row in rows
+    )
+    height = TOP + len(rows) * (BAR + GAP)
+    return svg(width, height, f"Bits per byte by cause: {said}.", parts, "bits per byte of the whole text")
+
+
+def places(found: Told, width: int) -> str:
+    """Bits per byte of each row by how many bytes of the document stand before, on a scale of powers of two."""
+    narrow, rows = width < 500, [row for row in found["rows"] if all(map(finite, row["places"]))]
+    if len(found["places"]) < 2 or not rows:
+        return ""
+    left, right, height = 38, 28 if narrow else LABEL, 320 if narrow else 420
+    values = [value for row in rows for value in row["places"]]
+    low, high = widened(min(values), max(values))
+    step = (width - left - right - 10) / (len(found["places"]) - 1)
+
+    def x(at: int) -> float:
+        return left + 5 + step * at
+
+    def y(value: float) -> float:
+        return TOP + (high - value) / (high - low) * (height - TOP - BOTTOM)
+
+    parts = grid(low, high, y, left, width - right)
+    every = 1 if step > 34 else 2
+    for at, (first, _) in enumerate(found["places"]):
+        parts.append(f'<line class="grid" x1="{x(at):.1f}" x2="{x(at):.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>')
+        if at % every == 0:
+            parts.append(text(x(at), height - BOTTOM + 16, place(first), "tick", "middle"))
+    parts.append(
+        text((left + width - right) / 2, height - 4, "bytes of the document before it, or more", "tick", "middle")
+    )
+    ends = [row["places"][-1] for row in rows]
+    labels = apart([y(end) for end in ends], 13, TOP, height - BOTTOM)
+    for row, end, label in zip(rows, ends, labels, strict=True):
+        points = [(x(at), y(value)) for at, value in enumerate(row["places"])]
+        parts.append(f'<g class="track" data-run="{escape(row["run"])}"><title>{escape(name(row))}</title>')
+        parts.append(f'<polyline class="valid" points="{joined(points)}"/>')
+        parts += [f'<circle class="look" cx="{a:.1f}" cy="{b:.1f}" r="2.5"/>' for a, b in points]
+        tail = [(points[-1][0] + 4, y(end)), (width - right, label)]
+        parts.append(f'<polyline class="leader" points="{joined(tail)}"/>')
+        parts.append(text(width - right + 4, label + 4, name(row, narrow), "end-name") + "</g>")
+    said = "; ".join(f"{name(row)} from {row['places'][0]:.3f} to {row['places'][-1]:.3f}" for row in rows)
+    return svg(width, height, f"Bits per byte by place in the document: {said}.", parts, "bits per byte at this place")
+
+
+def place(first: int) -> str:
+    """How many bytes stand before, in short: 512, 1 k."""
+    return short(first / 1024 * 1000) if first >= 1024 and math.log2(first).is_integer() else str(first)

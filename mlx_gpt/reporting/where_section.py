@@ -1,0 +1,218 @@
+"""The section "Where the bits went" of a report, as HTML and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html import escape
+from typing import Any
+
+from mlx_gpt.league import ALPHA
+from mlx_gpt.reporting.frontier_section import choice
+from mlx_gpt.reporting.where_figures import bars, place, places
+from mlx_gpt.reporting.words import bits, percent, plain, signed, with_margin
+
+Told = dict[str, Any]
+Cell = tuple[str, float | None, str]  # what it says, by which number it is sorted, the class that colours it
+Table = tuple[list[str], list[list[Cell]]]
+SHADES = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2)  # bits per byte less or more, from which a cell is darker
+SHOWN = 12  # of the frequent words
+ORDER = (
+    "Every token has the first of these causes that holds, known from the held-out and the training text alone, so the "
+    "bits of all causes add up to the score. A word is a run of letters and digits with the spaces before it; a token "
+    "belongs to the word in which it begins."
+)
+UNLIKE = (
+    "These runs cut the text by different tokenizers, so all bits of tokens that begin in a word are the word's, and "
+    "what is inside a word is not told apart. The shares are those of the first run, and words are frequent or rare in "
+    "the training text of the one that was scored first."
+)
+UNKNOWN = "The training text was gone, so frequent and rare words are not told apart."
+SPENT = "Bits per byte of the whole text. Blue: less than the stage before; orange: more."
+LOST = (
+    "Bits per byte less (−) or more (+) than the stage before it in this table, ± the 95 % interval, paired on the "
+    f"same parts of the text. *: p < {ALPHA} after Holm's correction over all cells."
+)
+PLACES = (
+    "Bits per byte of what begins so far from the beginning of its document, without the marks that end documents: how "
+    "much a stage gains from what it has read. One that remembers nothing tells how hard the text itself is there; far "
+    "places are those of long documents."
+)
+TRACKS = "The buttons of the learning curves bring stages out here too."
+FEW = "The documents are too short, or too few, to tell places apart."
+AGAIN = (
+    "Words that are not frequent and stand again in the same document, written alike; how many is in the heading. Bits "
+    "a word where they stand first, and what the very same words cost less (−) or more (+) the second, third, fourth "
+    "time. Coloured is what its 95 % interval tells from 0. A stage that remembers nothing pays the same again."
+)
+TIMES = ("2nd", "3rd", "4th")
+ALL: Cell = ("100.0 %", None, "")
+CHOICES = {"spent": "bits per byte", "lost": "difference to the stage before"}
+TIMES = ("2nd", "3rd", "4th")
+
+
+def section(told: Told, drawn: Callable[[Callable[[int], str]], str]) -> str:
+    """The section; `drawn` makes a picture for every width out of the function that draws one."""
+    found = _named_rows(told)
+    notes, (head, rows) = _notes(told), _spent(found)
+    spent = head, _shares(found) + rows
+    parts = [
+        f"<p>{escape(SPENT.partition('.')[0])}, by what makes a token dear or cheap.</p>",
+        _key(found),
+        drawn(lambda width: bars(found, width)),
+        choice("where", CHOICES, "Stages by causes"),
+        f'<div data-where="spent"><p class="quiet">{escape(SPENT)}</p>{_html(spent, "Bits by cause")}</div>',
+        f'<div data-where="lost"><p class="quiet">{escape(LOST)}</p>{_html(_lost(found), "Changes by cause")}</div>',
+        f"<details><summary>What the causes are</summary><p>{escape(ORDER)}</p>{_meanings(told)}</details>",
+        *(f'<p class="quiet">{escape(said)}</p>' for said in notes),
+        "<h3>By place in the document</h3>",
+        f'<p class="quiet">{escape(f"{PLACES} {TRACKS}" if found["places"] else FEW)}</p>',
+        drawn(lambda width: places(found, width)),
+    ]
+    if any(found["words"]):
+        parts += [
+            f'<h3>When a word comes again</h3><p class="quiet">{escape(AGAIN)}</p>',
+            _html(_again(found), "When a word comes again"),
+        ]
+    return "\n".join(parts)
+
+
+def markdown(told: Told, tabled: Callable[[list[str], list[list[str]]], str]) -> list[str]:
+    """Paragraphs of Markdown; `tabled` writes a table."""
+    found = _named_rows(told)
+
+    def written(table: Table) -> str:
+        return tabled(table[0], [[said for said, *_ in row] for row in table[1]])
+
+    causes = [
+        [each["name"], percent(each["tokens"]), percent(each["bytes"]), each["means"]] for each in found["causes"]
+    ]
+    parts = [ORDER, *_notes(told), tabled(["cause", "tokens", "bytes", "what it is"], causes)]
+    if told["text"]["words"]["frequent"]:
+        parts.append(plain(f"Frequent: {_frequent(told)}."))
+    parts += [SPENT.partition(".")[0] + ":", written(_spent(found))]
+    if len(found["rows"]) > 1:
+        parts += [LOST, written(_lost(found))]
+    parts.append(f"### By place in the document\n\n{PLACES if found['places'] else FEW}")
+    if found["places"]:
+        parts.append(written(_placed(found)))
+    if any(found["words"]):
+        parts += [f"### When a word comes again\n\n{AGAIN}", written(_again(found))]
+    return parts
+
+
+def _named_rows(told: Told) -> Told:
+    """What was found, its rows with the names of those of the league table."""
+    names = ({key: row[key] for key in ("stage", "name", "finished")} for row in told["league"])
+    rows = [{**row, **named} for row, named in zip(told["where"]["rows"], names, strict=True)]
+    return {**told["where"], "rows": rows}
+
+
+def _notes(told: Told) -> list[str]:
+    said = [] if told["where"]["alike"] else [UNLIKE]
+    return said + ([] if told["text"]["words"]["total"] else [UNKNOWN])
+
+
+def _frequent(told: Told) -> str:
+    words = told["text"]["words"]["frequent"]
+    return ", ".join(words[:SHOWN]) + (", …" if len(words) > SHOWN else "")
+
+
+def _spent(found: Told) -> Table:
+    rows = list[list[Cell]]()
+    for row in found["rows"]:
+        cells: list[Cell] = [_named(row)]
+        for at, value in enumerate(row["bits_per_byte"]):
+            less = row["differences"][at] if row["differences"] else None
+            cells.append((bits(value), value, _shade(less and less["value"])))
+        total = None if None in row["bits_per_byte"] else sum(row["bits_per_byte"])
+        rows.append([*cells, (bits(total), total, "")])
+    return ["stage", *(each["name"] for each in found["causes"]), "all"], rows
+
+
+def _shares(found: Told) -> list[list[Cell]]:
+    """Rows that stay below or above whatever the others are sorted by."""
+    return [
+        [(f"share of {what}", None, "free"), *((percent(each[what]), None, "") for each in found["causes"]), ALL]
+        for what in ("tokens", "bytes")
+    ]
+
+
+def _lost(found: Told) -> Table:
+    rows: list[list[Cell]] = []
+    for row in found["rows"]:
+        if row["differences"]:
+            rows.append([_named(row), *map(_difference, row["differences"])])
+    return ["stage", *(each["name"] for each in found["causes"])], rows
+
+
+def _difference(less: Told | None) -> Cell:
+    if less is None:
+        return "", None, ""
+    star = " *" if less["p_holm"] < ALPHA else ""
+    return with_margin(less["value"], less["margin"], signed) + star, less["value"], _shade(less["value"])
+
+
+def _placed(found: Told) -> Table:
+    head = ["stage", *(f"{place(first)}–{last if last < 1024 else place(last + 1)}" for first, last in found["places"])]
+    return head, [[_named(row), *((bits(each), each, "") for each in row["places"])] for row in found["rows"]]
+
+
+def _again(found: Told) -> Table:
+    head, rows = ["stage"], list[list[Cell]]()
+    for time, count in zip(TIMES, found["words"], strict=True):
+        head += [f"1st, {count:,} words", f"{time} time"] if count else []
+    for row in found["rows"]:
+        cells: list[Cell] = [_named(row)]
+        for each in row["again"]:
+            if each is None:
+                continue
+            cells.append(("∞" if each["first"] is None else f"{each['first']:.2f}", each["first"], ""))
+            less = each["saved"]
+            if less is None:
+                cells.append(("", None, ""))
+                continue
+            margin = "" if less["margin"] is None else f" ± {less['margin']:.2f}"
+            said = f"{0.0 - less['value']:+.2f}{margin}".replace("-", "−")
+            sure = less["margin"] is not None and abs(less["value"]) > less["margin"]
+            cells.append((said, 0.0 - less["value"], _shade(-less["value"] / 20) if sure else ""))
+        rows.append(cells)
+    return head, rows
+
+
+def _named(row: Told) -> Cell:
+    return f"{row['stage'] or ''} {row['name']}{'' if row['finished'] else ' …'}".strip(), row["stage"], ""
+
+
+def _shade(value: float | None) -> str:
+    """The class of the style sheet for a difference, none for next to nothing."""
+    if value is None:
+        return ""
+    step = sum(abs(value) >= each for each in SHADES)
+    return f"{'less' if value < 0 else 'more'} s{step}" if step else ""
+
+
+def _html(table: Table, label: str) -> str:
+    head = "".join(f'<th scope="col"><button>{escape(each)}</button></th>' for each in table[0])
+    body = []
+    for row in table[1]:
+        kind = ' class="free"' if row[0][2] == "free" else ""
+        cells = []
+        for at, (said, value, shade) in enumerate(row):
+            tag = f'td class="{shade}"' if shade and at else "td" if at else 'th scope="row"'
+            cells.append(f'<{tag} data-value="{"" if value is None else value}">{escape(said)}</{tag[:2]}>')
+        body.append(f"<tr{kind}>{''.join(cells)}</tr>")
+    inside = f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+    return f'<div class="scroll" role="region" aria-label="{escape(label)}" tabindex="0">{inside}</div>'
+
+
+def _key(found: Told) -> str:
+    each = (f'<span class="cause {cause["cause"]}">{escape(cause["name"])}</span>' for cause in found["causes"])
+    return f'<p class="causes">{" ".join(each)}</p>'
+
+
+def _meanings(told: Told) -> str:
+    parts = []
+    for each in told["where"]["causes"]:
+        more = f": {_frequent(told)}" if each["cause"] == "frequent" else ""
+        parts.append(f"<dt>{escape(each['name'])}</dt><dd>{escape(each['means'] + more)}</dd>")
+    return f"<dl>{''.join(parts)}</dl>"
