@@ -9,7 +9,7 @@ from typing import Any
 from mlx_gpt.league import ALPHA
 from mlx_gpt.reporting.frontier_section import choice
 from mlx_gpt.reporting.where_figures import bars, place, places
-from mlx_gpt.reporting.words import bits, percent, plain, signed, with_margin
+from mlx_gpt.reporting.words import bits, percent, plain, verdict
 
 Told = dict[str, Any]
 Cell = tuple[str, float | None, str]  # what it says, by which number it is sorted, the class that colours it
@@ -148,8 +148,7 @@ def _lost(found: Told) -> Table:
 def _difference(less: Told | None) -> Cell:
     if less is None:
         return "", None, ""
-    star = " *" if less["p_holm"] < ALPHA else ""
-    return with_margin(less["value"], less["margin"], signed) + star, less["value"], _shade(less["value"])
+    return verdict(less), less["value"], _shade(less["value"])
 
 
 def _placed(found: Told) -> Table:
