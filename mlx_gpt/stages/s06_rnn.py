@@ -64,7 +64,7 @@ class RNN(Neural):
 STAGE = Stage(
     model=RNN,
     config=Config(),
-    recipe=Descent(steps=700, batch_size=32, length=64, learning_rate=2e-3, running=True, evaluate_every=150),
+    recipe=Descent(steps=1_000, batch_size=16, length=64, learning_rate=5e-3, running=True, evaluate_every=200),
     tiny=Preset(
         Config(width=48),
         Descent(steps=80, batch_size=16, length=24, learning_rate=1e-2, warmup=5, running=True, evaluate_every=40),

@@ -116,7 +116,7 @@ STAGE = Stage(
     model=LSTM,
     config=Config(),
     recipe=Descent(
-        steps=500, batch_size=32, length=64, learning_rate=2e-3, running=True, afresh=16, evaluate_every=100
+        steps=1_000, batch_size=16, length=64, learning_rate=8e-3, running=True, afresh=16, evaluate_every=200
     ),
     tiny=Preset(
         Config(width=48, layers=1),

@@ -113,7 +113,7 @@ class Transformer(Neural):
 STAGE = Stage(
     model=Transformer,
     config=Config(),
-    recipe=Descent(steps=500, batch_size=8, learning_rate=1e-3, warmup=100, evaluate_every=100),
+    recipe=Descent(steps=500, batch_size=8, learning_rate=3e-3, warmup=100, evaluate_every=100),
     tiny=Preset(
         Config(context=32, width=32, layers=2, heads=2, inner=64),
         Descent(steps=150, batch_size=16, learning_rate=5e-3, warmup=30, evaluate_every=75),
