@@ -40,10 +40,10 @@ def test_a_law_of_text_alone_is_found_too(load) -> None:
 
 
 def test_one_run_that_went_wrong_moves_the_law_little(load) -> None:
-    """Huber's loss: of one run 20 % off, least squares would make another law."""
+    """Huber's loss: with one run 20 % off, least squares would be 0.03 off in an exponent."""
     sizes, losses = grid()
     losses[5] *= 1.2
-    assert load("bench_scaling_fit").fit(sizes, losses).exponents == pytest.approx((ALPHA, BETA), abs=0.02)
+    assert load("bench_scaling_fit").fit(sizes, losses).exponents == pytest.approx((ALPHA, BETA), abs=0.002)
 
 
 def test_with_noise_the_intervals_hold_the_true_exponents(load) -> None:
