@@ -44,7 +44,7 @@ TITLES = {
 @click.option("--context", type=click.IntRange(8), help="Tokens of a training sequence.")
 @click.option("--vocab-size", type=click.IntRange(259, 2**20), help="Of BPE.")
 @click.option("--rounds", type=click.IntRange(1), default=7, show_default=True, help="Steps that are timed, by turns.")
-@click.option("--quick", is_flag=True, help="Minutes: smaller models, fewer steps.")
+@click.option("--quick", is_flag=True, help="A quarter of an hour: smaller models, fewer steps.")
 def main(
     data: tuple[str, ...], out: Path, only: tuple[str, ...], seeds: int, rounds: int, quick: bool, **of: Any
 ) -> None:

@@ -29,7 +29,7 @@ class Shape:
     vocab_size: int
 
 
-HOUR = Shape(width=96, layers=4, heads=2, context=128, batch=8, steps=300, vocab_size=1_024)
+HOUR = Shape(width=64, layers=3, heads=2, context=128, batch=8, steps=250, vocab_size=1_024)
 QUICK = Shape(width=48, layers=2, heads=2, context=64, batch=8, steps=100, vocab_size=512)
 
 

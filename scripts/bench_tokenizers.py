@@ -52,12 +52,12 @@ class Way:
 @click.option("--stages", "wanted", default="", help="Only these, e.g. 1,4,11.  [default: all]")
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Runs of each neural cell.")
 @click.option(
-    "--tokens", type=click.IntRange(1_000), default=400_000, show_default=True, help="Training tokens of a neural cell."
+    "--tokens", type=click.IntRange(1_000), default=200_000, show_default=True, help="Training tokens of a neural cell."
 )
 @click.option(
     "--preset", type=click.Choice(("tiny", "small")), default="tiny", show_default=True, help="Size of neural stages."
 )
-@click.option("--quick", is_flag=True, help="Minutes: 50,000 tokens, and n-grams of their own order only.")
+@click.option("--quick", is_flag=True, help="Minutes: 20,000 tokens, and n-grams of their own order only.")
 def main(
     data: tuple[str, ...],
     out: Path,
@@ -84,7 +84,7 @@ def main(
     for number in chosen:
         stages.stage(number)
     sources = {name: _source(data, name) for name in tokenizers.split(",")}
-    tokens = 50_000 if quick else tokens
+    tokens = 20_000 if quick else tokens
     orders = (FIXED,) if quick else (FIXED, BEST)
     ways = [Way(n, order) for n in chosen if n <= COUNTED for order in (orders if n in (3, COUNTED) else ("",))]
     neural = [Way(n) for n in chosen if n > COUNTED]
