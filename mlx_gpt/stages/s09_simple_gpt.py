@@ -165,7 +165,7 @@ def _from_openai(theirs: dict[str, np.ndarray], ours: str) -> np.ndarray:
 STAGE = Stage(
     model=GPT,
     config=Config(),
-    recipe=Descent(steps=400, batch_size=8, learning_rate=2e-3, warmup=50, evaluate_every=100),
+    recipe=Descent(steps=500, batch_size=8, learning_rate=5e-3, warmup=50, evaluate_every=100),
     tiny=Preset(
         Config(context=32, width=32, layers=2, heads=2),
         Descent(steps=100, batch_size=16, learning_rate=1e-2, warmup=10, evaluate_every=50),

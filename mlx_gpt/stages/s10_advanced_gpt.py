@@ -189,7 +189,7 @@ class AdvancedGPT(Neural):
 STAGE = Stage(
     model=AdvancedGPT,
     config=Config(),
-    recipe=Descent(steps=400, batch_size=8, learning_rate=3e-3, warmup=50, evaluate_every=100),
+    recipe=Descent(steps=500, batch_size=8, learning_rate=7e-3, warmup=50, evaluate_every=100),
     tiny=Preset(
         Config(context=32, width=32, layers=2, heads=2, kv_heads=1, inner=64, window=8),
         Descent(steps=100, batch_size=16, learning_rate=1e-2, warmup=10, evaluate_every=50),
