@@ -102,6 +102,13 @@ def test_probes_are_the_same_for_the_same_words_and_seed() -> None:
     assert dict((skill.name, made) for skill, made in twins(WORDS, seed=1)) != again
 
 
+def test_no_twins_are_asked_twice() -> None:
+    # four nouns make four agreements of a verb right behind its subject, however often they are drawn
+    made = dict((skill.name, {frozenset(each.texts) for each in made}) for skill, made in twins(WORDS))
+    assert len(made["agreement next"]) == 4
+    assert all(len(made[skill.name]) == len(each) for skill, each in twins(WORDS))
+
+
 def test_what_reads_nothing_or_a_few_letters_is_at_chance_exactly() -> None:
     def last_letters(text: bytes) -> list[float]:
         return [1 + (hash(text[max(0, at - 8) : at + 1]) % 997) / 100 for at in range(len(text))] + [1.0]

@@ -16,7 +16,7 @@ from mlx_gpt.probes.pairs import Skill, Twins, twins
 from mlx_gpt.probes.words import find, sample
 from mlx_gpt.tokenizer import WORD
 
-VERSION = 1  # of the probes: what was answered to others is asked again
+VERSION = 2  # of the probes: what was answered to others is asked again
 
 
 class Asking:

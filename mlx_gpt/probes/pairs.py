@@ -33,7 +33,8 @@ class Twins:
 
 @dataclass(frozen=True)
 class Skill:
-    """A kind of probe: its group and which one of it, what it asks, how many twins there are, and how they are made.
+    """A kind of probe: its group and which one of it, what it asks, how many twins there are at most, and how each is
+    made.
 
     bytes  how far back what decides stands, about; 0: right before
     """
@@ -186,11 +187,14 @@ SKILLS = (
 
 
 def twins(words: Words, seed: int = 0) -> Iterator[tuple[Skill, list[Twins]]]:
-    """All probes by skill, the same for the same words; none of a skill for which the text lacks the words."""
+    """All probes by skill, the same for the same words; none of a skill for which the text lacks the words.
+
+    No twins come twice, in either order: asked again, they would tell nothing new, and narrow the interval.
+    """
     for skill in SKILLS:
-        chance, made = random.Random(f"{skill.name} {seed}"), list[Twins]()
+        chance, made = random.Random(f"{skill.name} {seed}"), dict[frozenset[tuple[str, str]], Twins]()
         for _ in range(skill.count):
             each = skill.make(chance, words, skill.bytes)
             if each is not None:
-                made.append(each)
-        yield skill, made
+                made.setdefault(frozenset((each.first, each.second)), each)
+        yield skill, list(made.values())
