@@ -94,7 +94,7 @@ def _groups(entries: Sequence[Entry]) -> list[list[Entry]]:
         card = each.card
         packings = repr(sorted(card.packings.items()))
         recipe = replace(card.recipe, seed=0)
-        same = (each.stage, card.vocab_size, card.source.tokenizer, card.config, recipe, packings)
+        same = (each.stage, card.corpus, card.vocab_size, card.source.tokenizer, card.config, recipe, packings)
         seen[same, card.recipe.seed] += 1
         groups.setdefault((same, seen[same, card.recipe.seed]), []).append(each)
     return list(groups.values())

@@ -76,6 +76,13 @@ def test_runs_that_differ_in_their_seed_alone_are_one_row() -> None:
     assert f"3 ± {row['seed_spread']:.4f}" in text and "rate" in text and "twin" in text
 
 
+def test_runs_of_other_text_or_tokenizer_are_no_seeds() -> None:
+    """Scored on one text with --data, and alike in all else: two tokenizers that were given have the same kind."""
+    given = Source((), "given", 512, 0)
+    entries = [entry(4, name, 1.0, seed, noise=30 + seed, corpus=name, source=given) for seed, name in enumerate("ab")]
+    assert [row["runs"] for row in rows(entries)] == [["a"], ["b"]]
+
+
 def test_the_floor_is_taken_from_each_document() -> None:
     least = SIZES * 0.3
     told = rows([entry(4, "a", 1.0), entry(11, "b", 0.9)], least)
