@@ -72,7 +72,7 @@ def main(
         raise DataError(f"--out {out}: no folder {out.parent}; make it, or name another")
     trained = load(run_folder(stage, run), stage)
     eot, decode = trained.tokenizer.eot, trained.tokenizer.decode
-    begun = beginnings(own_corpus(trained, notice).train, texts, seed)
+    begun = beginnings(own_corpus(trained, notice, "name a run that was trained here on a file").train, texts, seed)
     started, told, count = time.monotonic(), 0.0, 0
     with replacing(out) as file:
         try:

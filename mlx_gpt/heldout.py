@@ -27,7 +27,7 @@ def held_out(trained: Checkpoint, data: Sequence[str], notice: Notice) -> Text:
     how much of `data` was trained on. However long it is, it passes by document after document.
     """
     if not data:
-        return own_corpus(trained, notice).test
+        return own_corpus(trained, notice, "give --data FILE to score it on").test
     traces = Traces()
     with named_paths(data) as paths:
         text = encode_text(traces.of(documents(files(paths))), trained.tokenizer)
@@ -80,16 +80,16 @@ class Shared:
         return lines | {"exact entropy": float(least.sum()) / text.bytes}, least
 
 
-def own_corpus(trained: Checkpoint, notice: Notice) -> Corpus:
-    """What a run was trained on, opened again. Raises DataError where that is gone or has changed."""
+def own_corpus(trained: Checkpoint, notice: Notice, remedy: str) -> Corpus:
+    """What a run was trained on, opened again. Raises DataError, with the remedy, where that is gone or has changed."""
     source = trained.card.source
     if trained.card.preset == "imported":
-        raise DataError("this model was imported, and its text is not known; give --data FILE to score it on")
+        raise DataError(f"this model was imported, and its text is not known; {remedy}")
     if "-" in source.paths:
-        raise DataError("this run was trained on standard input; give --data FILE to score it on")
+        raise DataError(f"this run was trained on standard input; {remedy}")
     corpus = open_corpus(source, notice, trained.tokenizer)
     if corpus.digest != trained.card.corpus:
-        raise DataError(f"{source}: changed since this run was trained on it; give --data FILE")
+        raise DataError(f"{source}: changed since this run was trained on it; {remedy}")
     return corpus
 
 

@@ -99,7 +99,7 @@ def main(
     if (out / MODEL).exists():
         raise SettingError(f"--out {out}: holds a run already; name another folder")
     text = held_out(trained, data, notice)
-    looked_at = own_corpus(trained, notice).valid if wanted == AUTO else None
+    looked_at = own_corpus(trained, notice, "give --bits 8 or 4").valid if wanted == AUTO else None
     folder = prepare(out)
     before = _Figures(measure(model, text), trained.path.stat().st_size, _memory(model), _speed(model, eot))
     if looked_at is None:

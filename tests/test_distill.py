@@ -1,5 +1,6 @@
 """Text that a model writes for another to learn."""
 
+import dataclasses
 import itertools
 import json
 import shlex
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from mlx_gpt import decoding, distill, generate, train
+from mlx_gpt import checkpoint, decoding, distill, generate, train
 from mlx_gpt.corpus import Corpus, Text
 from mlx_gpt.distillation import LONGEST, beginnings, written
 from mlx_gpt.sampling import Taste
@@ -73,6 +74,17 @@ def test_drawn_texts_differ_by_seed_and_not_by_chance(trained, corpus: Corpus) -
 def test_a_folder_that_is_not_there_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     result = CliRunner().invoke(distill.main, ["--run", str(tmp_path), "-o", str(tmp_path / "no" / "own.jsonl")])
     assert result.exit_code == 2 and "no folder" in result.output and len(result.output.splitlines()) == 1
+
+
+def test_an_imported_model_is_refused_with_a_remedy_that_there_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Path
+) -> None:
+    whole = checkpoint.load(run)
+    imported = dataclasses.replace(whole, card=dataclasses.replace(whole.card, preset="imported"))
+    monkeypatch.setattr(checkpoint, "load", lambda *_: imported)
+    result = CliRunner().invoke(distill.main, ["--run", str(run), "-o", str(tmp_path / "own.jsonl")])
+    assert result.exit_code == 2 and "name a run" in result.output and "--data" not in result.output
+    assert not (tmp_path / "own.jsonl").exists()
 
 
 def test_what_was_written_before_an_interrupt_is_kept(
