@@ -10,7 +10,7 @@ import pytest
 from browser import CHROMIUM, Browser
 from click.testing import CliRunner, Result
 
-from mlx_gpt import checkpoint, stages
+from mlx_gpt import arpa, checkpoint, stages
 from mlx_gpt import report as door
 from mlx_gpt.checkpoint import Card
 from mlx_gpt.corpus import Corpus
@@ -335,6 +335,21 @@ def test_another_text_is_scored_and_remembered(runs: Path, tmp_path: Path, monke
     other.write_text(other.read_text() + "It has changed.\n")
     assert walk(*asked).exit_code == 0
     assert len(scored) == 2
+
+
+def test_a_model_of_words_describes_no_text_and_is_no_match(runs: Path, tmp_path: Path) -> None:
+    folder, other = tmp_path / "some", tmp_path / "other.txt"
+    shutil.copytree(runs / stages.stage(1).run, folder / "b")
+    other.write_text("A text, of words and signs. " * 40)
+    built = CliRunner().invoke(arpa.main, ["build", str(other), "--order", "2", "-o", str(tmp_path / "it.arpa")])
+    assert built.exit_code == 0, built.output
+    imported = CliRunner().invoke(arpa.main, ["import", str(tmp_path / "it.arpa"), "--run", str(folder / "a")])
+    assert imported.exit_code == 0, imported.output
+    assert walk("--runs", folder, "--data", other, "--tokens", 4).exit_code == 0
+    told = json.loads((folder / "results.json").read_text())
+    assert other.read_text().startswith(told["text"]["passage"]) and told["text"]["reference_lines"]
+    assert [each["cause"] for each in told["where"]["causes"]][:2] == ["end", "sign"]
+    assert told["legend"][-1].startswith("a: of words")
 
 
 def test_without_the_training_text_nothing_is_called_a_copy(

@@ -12,7 +12,7 @@ from mlx_gpt.door import as_json
 from mlx_gpt.measure import measure
 from mlx_gpt.reporting import causes
 from mlx_gpt.reporting.causes import Labels, Sums, Words, pieces
-from mlx_gpt.reporting.where import Witness
+from mlx_gpt.reporting.where import Witness, _again
 from mlx_gpt.tokenizer import Tokenizer
 from tests.test_bootstrap import encoded
 
@@ -118,6 +118,15 @@ def test_what_a_word_costs_less_again_by_hand() -> None:
     assert sums.saved.tolist() == [[7 - 4, 4 - 4], [0, 0], [0, 0]] and sums.first.tolist() == [11, 0, 0]
     cut = Sums.of(labels, -costs, text, BYTE.lengths(), np.array([0, 7, text.tokens]))  # before the end of the cat
     assert cut.words[0].tolist() == [0, 2] and cut.saved[0].tolist() == [0, 3]  # counted where it stands again
+
+
+def test_words_that_stand_again_in_few_parts_have_no_interval_and_no_warning() -> None:
+    text = encoded([" dog dog"] * 3 + ["..."] * 40, BYTE)
+    labels = Labels.of(text, BYTE, Words((), frozenset(), 10))
+    costs = np.random.default_rng(0).random(text.tokens).astype(np.float32)
+    with np.errstate(all="raise"):
+        told = _again([Sums.of(labels, -costs, text, BYTE.lengths(), text.starts)])
+    assert told[0] is not None and math.isinf(told[0]["saved"]["margin"]) and told[1:] == [None, None]
 
 
 def test_what_is_impossible_stays_infinite_in_its_cause() -> None:

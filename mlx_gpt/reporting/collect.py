@@ -32,7 +32,7 @@ from mlx_gpt.reporting.kept import Earlier
 from mlx_gpt.reporting.machine import machine
 from mlx_gpt.reporting.where import PARTS, Witness, where, words_of
 from mlx_gpt.reporting.written import Copies, measures, training_pieces
-from mlx_gpt.tokenizer import Tokenizer
+from mlx_gpt.tokenizer import WORD, Tokenizer
 
 
 class Collector:
@@ -45,6 +45,7 @@ class Collector:
         """
         self.folder, self.data, self.notice = runs, data, notice
         self.cards, self.left_out = cards_in(runs, data)
+        self.of_words = [run.name for run, card in self.cards.items() if card.source.tokenizer == WORD]
         self.asked = asked
         self.key = next(iter(self.cards.values())).text
         if data:
@@ -81,6 +82,7 @@ class Collector:
                 self.runs.append(run)
             else:
                 waiting.append(run)
+        waiting.sort(key=lambda run: run["run"] in self.of_words)  # the first describes the text; they cannot spell it
         asked = len(waiting)
         try:
             for number, run in enumerate(waiting, 1):
@@ -205,6 +207,12 @@ class Collector:
             if held_out:
                 self.written, held_out = _measured(lengths(self.asked, held_out), copies), []
 
+    def _unlike(self) -> list[str]:
+        """What is not to be compared with the others."""
+        names = [run["run"] for run in self.runs if run["run"] in self.of_words]
+        said = "of words; blanks and letters of unknown words are no part of its bits, so it is no match for the others"
+        return [f"{name}: {said}" for name in names]
+
     def _told(self) -> dict[str, Any]:
         assert self.text is not None
         sizes = np.array(self.text["sizes"])
@@ -226,7 +234,7 @@ class Collector:
             "text": self.text,
             "asked": self.asked.json(),
             "league": table,
-            "legend": legend(table, self.text["resampled"]),
+            "legend": legend(table, self.text["resampled"]) + self._unlike(),
             "frontiers": frontiers(table, self.runs, sizes),
             "where": where(table, self.runs, self.text),
             "runs": sorted(self.runs, key=lambda run: (run["stage"], run["run"])),

@@ -140,8 +140,9 @@ def _again(found: Sequence[Sums]) -> list[Told | None]:
     told = list[Told | None]()
     saved, words, first = _mean(found, "saved") / math.log(2), found[0].words, _mean(found, "first") / math.log(2)
     for at in range(AGAIN):
-        count = float(words[at].sum())
-        each = {"first": float(first[at]) / count, "saved": _told(_estimate(saved[at], words[at]))} if count else None
+        count, here = float(words[at].sum()), words[at] > 0
+        less = _estimate(saved[at][here], words[at][here])
+        each = {"first": float(first[at]) / count, "saved": _told(less)} if count else None
         told.append(each)
     return told
 
