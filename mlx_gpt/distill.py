@@ -87,6 +87,8 @@ def main(
                         f"{done:,} of {texts:,} texts  {count / seconds:,.0f} tokens/s  ETA {left // 60}:{left % 60:02}"
                     )
         except KeyboardInterrupt:
+            if not count:
+                raise
             notice("stopped early; the texts so far are kept")
         passing("")
     name, draft = shlex.quote(str(run_folder(stage, run))), "--run drafts/04"

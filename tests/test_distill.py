@@ -76,6 +76,20 @@ def test_a_folder_that_is_not_there_is_refused_before_anything_is_written(tmp_pa
     assert result.exit_code == 2 and "no folder" in result.output and len(result.output.splitlines()) == 1
 
 
+def test_an_interrupt_before_anything_is_written_leaves_what_was_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Path
+) -> None:
+    def none(*_: object) -> object:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr("mlx_gpt.distillation.written", none)
+    out = tmp_path / "own.jsonl"
+    out.write_text("earlier\n")
+    assert CliRunner().invoke(distill.main, ["--run", str(run), "-o", str(out)]).exit_code != 0
+    assert out.read_text() == "earlier\n"
+
+
 def test_an_imported_model_is_refused_with_a_remedy_that_there_is(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run: Path
 ) -> None:

@@ -13,6 +13,7 @@ from mlx_gpt.measure import measure
 from mlx_gpt.reporting import causes
 from mlx_gpt.reporting.causes import Labels, Sums, Words, pieces
 from mlx_gpt.reporting.where import Witness, _again
+from mlx_gpt.reporting.where_section import _difference
 from mlx_gpt.tokenizer import Tokenizer
 from tests.test_bootstrap import encoded
 
@@ -127,6 +128,12 @@ def test_words_that_stand_again_in_few_parts_have_no_interval_and_no_warning() -
     with np.errstate(all="raise"):
         told = _again([Sums.of(labels, -costs, text, BYTE.lengths(), text.starts)])
     assert told[0] is not None and math.isinf(told[0]["saved"]["margin"]) and told[1:] == [None, None]
+
+
+def test_colour_is_for_differences_that_are_not_by_chance() -> None:
+    less = {"value": -0.06, "margin": 0.05, "p": 0.02}
+    assert _difference({**less, "p_holm": 0.04})[2] == "less s4"  # 0.001, 0.005, 0.02 and 0.05 are reached
+    assert _difference({**less, "p_holm": 0.06})[2] == ""
 
 
 def test_what_is_impossible_stays_infinite_in_its_cause() -> None:

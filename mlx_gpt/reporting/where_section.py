@@ -27,7 +27,8 @@ UNLIKE = (
     "the training text of the one that was scored first."
 )
 UNKNOWN = "The training text was gone, so frequent and rare words are not told apart."
-SPENT = "Bits per byte of the whole text. Blue: less than the stage before; orange: more."
+SPENT = "Bits per byte of the whole text"
+COLOURS = "Blue: less than the stage before; orange: more; no colour: next to nothing, or it may be chance."
 LOST = (
     "Bits per byte less (−) or more (+) than the stage before it in this table, ± the 95 % interval, paired on the "
     f"same parts of the text. *: p < {ALPHA} after Holm's correction over all cells."
@@ -47,7 +48,6 @@ AGAIN = (
 TIMES = ("2nd", "3rd", "4th")
 ALL: Cell = ("100.0 %", None, "")
 CHOICES = {"spent": "bits per byte", "lost": "difference to the stage before"}
-TIMES = ("2nd", "3rd", "4th")
 
 
 def section(told: Told, drawn: Callable[[Callable[[int], str]], str]) -> str:
@@ -56,11 +56,11 @@ def section(told: Told, drawn: Callable[[Callable[[int], str]], str]) -> str:
     notes, (head, rows) = _notes(told), _spent(found)
     spent = head, _shares(found) + rows
     parts = [
-        f"<p>{escape(SPENT.partition('.')[0])}, by what makes a token dear or cheap.</p>",
+        f"<p>{SPENT}, by what makes a token dear or cheap.</p>",
         _key(found),
         drawn(lambda width: bars(found, width)),
         choice("where", CHOICES, "Stages by causes"),
-        f'<div data-where="spent"><p class="quiet">{escape(SPENT)}</p>{_html(spent, "Bits by cause")}</div>',
+        f'<div data-where="spent"><p class="quiet">{SPENT}. {COLOURS}</p>{_html(spent, "Bits by cause")}</div>',
         f'<div data-where="lost"><p class="quiet">{escape(LOST)}</p>{_html(_lost(found), "Changes by cause")}</div>',
         f"<details><summary>What the causes are</summary><p>{escape(ORDER)}</p>{_meanings(told)}</details>",
         *(f'<p class="quiet">{escape(said)}</p>' for said in notes),
@@ -89,7 +89,7 @@ def markdown(told: Told, tabled: Callable[[list[str], list[list[str]]], str]) ->
     parts = [ORDER, *_notes(told), tabled(["cause", "tokens", "bytes", "what it is"], causes)]
     if told["text"]["words"]["frequent"]:
         parts.append(plain(f"Frequent: {_frequent(told)}."))
-    parts += [SPENT.partition(".")[0] + ":", written(_spent(found))]
+    parts += [f"{SPENT}:", written(_spent(found))]
     if len(found["rows"]) > 1:
         parts += [LOST, written(_lost(found))]
     parts.append(f"### By place in the document\n\n{PLACES if found['places'] else FEW}")
@@ -123,7 +123,7 @@ def _spent(found: Told) -> Table:
         cells: list[Cell] = [_named(row)]
         for at, value in enumerate(row["bits_per_byte"]):
             less = row["differences"][at] if row["differences"] else None
-            cells.append((bits(value), value, _shade(less and less["value"])))
+            cells.append((bits(value), value, _changed(less)))
         total = None if None in row["bits_per_byte"] else sum(row["bits_per_byte"])
         rows.append([*cells, (bits(total), total, "")])
     return ["stage", *(each["name"] for each in found["causes"]), "all"], rows
@@ -148,7 +148,7 @@ def _lost(found: Told) -> Table:
 def _difference(less: Told | None) -> Cell:
     if less is None:
         return "", None, ""
-    return verdict(less), less["value"], _shade(less["value"])
+    return verdict(less), less["value"], _changed(less)
 
 
 def _placed(found: Told) -> Table:
@@ -182,10 +182,13 @@ def _named(row: Told) -> Cell:
     return f"{row['stage'] or ''} {row['name']}{'' if row['finished'] else ' …'}".strip(), row["stage"], ""
 
 
-def _shade(value: float | None) -> str:
+def _changed(less: Told | None) -> str:
+    """The class for a difference of bits per byte, none for what may be chance."""
+    return _shade(less["value"]) if less and less["p_holm"] < ALPHA else ""
+
+
+def _shade(value: float) -> str:
     """The class of the style sheet for a difference, none for next to nothing."""
-    if value is None:
-        return ""
     step = sum(abs(value) >= each for each in SHADES)
     return f"{'less' if value < 0 else 'more'} s{step}" if step else ""
 
