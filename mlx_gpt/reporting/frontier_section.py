@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from html import escape
 from typing import Any
 
 from mlx_gpt.reporting import frontier_words as said
 from mlx_gpt.reporting.courses import PLACES, courses
+from mlx_gpt.reporting.elements import choice, scrolled
 from mlx_gpt.reporting.frontier_figures import AXES, learnt, paid
 from mlx_gpt.reporting.frontiers import POINTS
 from mlx_gpt.reporting.words import plain
@@ -70,15 +71,6 @@ def _without(found: Told) -> str:
     return f" Without a learning curve: {escape(', '.join(names))}." if names else ""
 
 
-def choice(name: str, options: Mapping[str, str], legend: str) -> str:
-    """Buttons of which one is chosen, the first to begin with; the script shows what has its value as data-<name>."""
-    each = "".join(
-        f'<label><input type="radio" name="{name}" value="{value}"{"" if at else " checked"}> {words}</label>\n'
-        for at, (value, words) in enumerate(options.items())
-    )
-    return f'<fieldset class="choice"><legend>{legend}</legend>\n{each}</fieldset>'
-
-
 def _part(name: str, axis: str, content: str) -> str:
     return f'<div data-{name}="{axis}">{content}</div>'
 
@@ -101,7 +93,7 @@ def _table(table: said.Table, name: str, kind: str = "") -> str:
         body.append(f"<tr>{''.join(cells)}</tr>")
     head = "".join(f'<th scope="col">{each}</th>' for each in heads)
     inside = f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
-    return f'<div class="scroll" role="region" aria-label="{escape(name)}" tabindex="0">{inside}</div>'
+    return scrolled(name, inside)
 
 
 def frontier_markdown(told: Told, tabled: Callable[[list[str], list[list[str]]], str]) -> list[str]:

@@ -15,8 +15,9 @@ from importlib import resources
 from string import Template
 from typing import Any
 
+from mlx_gpt.reporting.elements import choice
 from mlx_gpt.reporting.figures import AXES, curves, ladder
-from mlx_gpt.reporting.frontier_section import choice, section
+from mlx_gpt.reporting.frontier_section import section
 from mlx_gpt.reporting.frontiers import told_apart
 from mlx_gpt.reporting.markdown import gaps
 from mlx_gpt.reporting.skills import skills_section

@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from mlx_gpt.probes import SKILLS
+from mlx_gpt.reporting.elements import meanings, scrolled
 from mlx_gpt.stories import TAGS
 
 Told = dict[str, Any]
@@ -34,7 +35,7 @@ def skills_section(runs: Sequence[Told]) -> str:
     """The tables as HTML."""
     parts = [f"<p>{escape(PROBES)}</p>", _matrix(runs, "Probes", _probes(runs), _grouped(runs))]
     asks = [(skill.name, skill.asks) for skill in SKILLS]
-    parts.append(_meanings("What each probe asks", asks))
+    parts.append(meanings("What each probe asks", asks))
     known = [run for run in runs if run["skills"]["dependencies"]]
     if known:
         for name, said, title in (("kinds", KINDS, "Excess by kind"), ("distances", DISTANCES, "Excess by distance")):
@@ -46,7 +47,7 @@ def skills_section(runs: Sequence[Told]) -> str:
                 _matrix(known, title, [_cells(each, columns, _excess) for each in rows], f"<tr><th></th>{heads}</tr>")
             )
             if name == "kinds":
-                parts.append(_meanings("What has to be remembered", list(TAGS.items())))
+                parts.append(meanings("What has to be remembered", TAGS.items()))
     return "".join(parts)
 
 
@@ -119,9 +120,4 @@ def _matrix(runs: Sequence[Told], title: str, rows: Sequence[Sequence[Cell]], he
         name = escape(f"{run['stage']} {run['name']}")
         body.append(f'<tr><th scope="row">{name}</th>{cells}</tr>')
     table = f'<table class="matrix"><thead>{head}</thead><tbody>{"".join(body)}</tbody></table>'
-    return f'<div class="scroll" role="region" aria-label="{title}" tabindex="0">{table}</div>'
-
-
-def _meanings(title: str, said: Sequence[tuple[str, str]]) -> str:
-    told = "".join(f"<dt>{escape(name)}</dt><dd>{escape(what)}</dd>" for name, what in said)
-    return f"<details><summary>{escape(title)}</summary><dl>{told}</dl></details>"
+    return scrolled(title, table)

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from mlx_gpt.league import ALPHA
-from mlx_gpt.reporting.frontier_section import choice
+from mlx_gpt.reporting.elements import choice, meanings, scrolled
 from mlx_gpt.reporting.where_figures import bars, place, places
 from mlx_gpt.reporting.words import bits, percent, plain, verdict
 
@@ -62,7 +62,7 @@ def section(told: Told, drawn: Callable[[Callable[[int], str]], str]) -> str:
         choice("where", CHOICES, "Stages by causes"),
         f'<div data-where="spent"><p class="quiet">{SPENT}. {COLOURS}</p>{_html(spent, "Bits by cause")}</div>',
         f'<div data-where="lost"><p class="quiet">{escape(LOST)}</p>{_html(_lost(found), "Changes by cause")}</div>',
-        f"<details><summary>What the causes are</summary><p>{escape(ORDER)}</p>{_meanings(told)}</details>",
+        meanings("What the causes are", _meanings(told), ORDER),
         *(f'<p class="quiet">{escape(said)}</p>' for said in notes),
         "<h3>By place in the document</h3>",
         f'<p class="quiet">{escape(f"{PLACES} {TRACKS}" if found["places"] else FEW)}</p>',
@@ -204,7 +204,7 @@ def _html(table: Table, label: str) -> str:
             cells.append(f'<{tag} data-value="{"" if value is None else value}">{escape(said)}</{tag[:2]}>')
         body.append(f"<tr{kind}>{''.join(cells)}</tr>")
     inside = f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
-    return f'<div class="scroll" role="region" aria-label="{escape(label)}" tabindex="0">{inside}</div>'
+    return scrolled(label, inside)
 
 
 def _key(found: Told) -> str:
@@ -212,9 +212,6 @@ def _key(found: Told) -> str:
     return f'<p class="causes">{" ".join(each)}</p>'
 
 
-def _meanings(told: Told) -> str:
-    parts = []
-    for each in told["where"]["causes"]:
-        more = f": {_frequent(told)}" if each["cause"] == "frequent" else ""
-        parts.append(f"<dt>{escape(each['name'])}</dt><dd>{escape(each['means'] + more)}</dd>")
-    return f"<dl>{''.join(parts)}</dl>"
+def _meanings(told: Told) -> list[tuple[str, str]]:
+    more = {"frequent": f": {_frequent(told)}"}
+    return [(each["name"], each["means"] + more.get(each["cause"], "")) for each in told["where"]["causes"]]
