@@ -220,6 +220,12 @@ def test_causes_that_do_not_fit_the_text_are_damage(told: dict) -> None:
         Earlier(damaged, told["text"]["key"], told["asked"])
 
 
+def test_the_first_run_stands_for_the_seeds_of_a_row(told: dict) -> None:
+    last, again = told["league"][-1], {**told["runs"][-1], "run": "another seed"}
+    league = [*told["league"][:-1], {**last, "runs": [*last["runs"], again["run"]]}]
+    assert markdown({**told, "league": league, "runs": [*told["runs"], again]}) == markdown(told)
+
+
 def test_nothing_is_asked_twice(told: dict, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> None:
         raise AssertionError("a model was loaded")

@@ -207,11 +207,15 @@ class Collector:
             if held_out:
                 self.written, held_out = _measured(lengths(self.asked, held_out), copies), []
 
-    def _unlike(self) -> list[str]:
-        """What is not to be compared with the others."""
+    def _remarks(self, table: Sequence[dict[str, Any]]) -> list[str]:
+        """Which runs stand for seeds where there is no mean of them, and which are not to be compared with others."""
+        first = (
+            "where no mean of seeds is told (curves, skills, passage, samples, measures), the first run stands for all"
+        )
+        remarks = [first] if any(len(row["runs"]) > 1 for row in table) else []
         names = [run["run"] for run in self.runs if run["run"] in self.of_words]
         said = "of words; blanks and letters of unknown words are no part of its bits, so it is no match for the others"
-        return [f"{name}: {said}" for name in names]
+        return remarks + [f"{name}: {said}" for name in names]
 
     def _told(self) -> dict[str, Any]:
         assert self.text is not None
@@ -234,7 +238,7 @@ class Collector:
             "text": self.text,
             "asked": self.asked.json(),
             "league": table,
-            "legend": legend(table, self.text["resampled"]) + self._unlike(),
+            "legend": legend(table, self.text["resampled"]) + self._remarks(table),
             "frontiers": frontiers(table, self.runs, sizes),
             "where": where(table, self.runs, self.text),
             "runs": sorted(self.runs, key=lambda run: (run["stage"], run["run"])),

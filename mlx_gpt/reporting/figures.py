@@ -47,7 +47,7 @@ def ladder(league: Sequence[Row], lines: dict[str, float], width: int) -> str:
     places = [(x(at), y(row["bits_per_byte"])) for at, row in enumerate(league) if finite(row["bits_per_byte"])]
     parts.append(f'<polyline class="climb" points="{joined(places)}"/>')
     for at, row in enumerate(league):
-        name, bits = f"{row['stage'] or ''} {row['name']}".strip(), row["bits_per_byte"]
+        name, bits = words.named(row), row["bits_per_byte"]
         label = str(row["stage"] or "mix") if narrow else name
         turn = "" if narrow else f' transform="rotate(-40 {x(at):.1f} {height - bottom + 16})"'
         anchor = "middle" if narrow else "end"
@@ -62,7 +62,7 @@ def ladder(league: Sequence[Row], lines: dict[str, float], width: int) -> str:
         parts.append(f'<circle class="dot" cx="{x(at):.1f}" cy="{y(bits):.1f}" r="{4 if narrow else 5}"/></g>')
         if not narrow:
             parts.append(text(x(at), y(bits + (margin or 0.0)) - 9, f"{bits:.2f}", "value", "middle"))
-    said = "; ".join(f"{row['stage']} {row['name']} {words.bits(row['bits_per_byte'])}" for row in league)
+    said = "; ".join(f"{words.named(row)} {words.bits(row['bits_per_byte'])}" for row in league)
     return svg(width, height, f"Bits per byte by stage: {said}.", parts, "bits per byte")
 
 
@@ -118,9 +118,9 @@ def curves(runs: Sequence[Row], axis: str, width: int) -> str:
         parts.append(
             f'<polyline class="leader" points="{until + 4:.1f},{y(end):.1f} {width - right:.1f},{place:.1f}"/>'
         )
-        label = str(run["stage"]) if narrow else f"{run['stage']} {run['name']}"
+        label = str(run["stage"]) if narrow else words.named(run)
         parts.append(text(width - right + 4, place + 4, label, "end-name") + "</g>")
-    named = [f"{run['stage']} {run['name']}" for run, _, _ in tracks]
+    named = [words.named(run) for run, _, _ in tracks]
     said = "; ".join(f"{name} ends at {end:.4f}" for name, end in zip(named, ends, strict=True))
     return svg(width, height, f"Learning curves over {AXES[axis]}, bits per byte: {said}.", parts, "bits per byte")
 

@@ -72,6 +72,12 @@ def told_apart(told: Told) -> Told:
     return {**told, "league": league, "runs": [{**run, "name": of[run["run"]]} for run in told["runs"]]}
 
 
+def first_runs(told: Told) -> list[Told]:
+    """The runs that stand for a row of the table where there is no mean of its seeds, in the order of `runs`."""
+    first = {row["run"] for row in told["league"]}
+    return [run for run in told["runs"] if run["run"] in first]
+
+
 def costs(league: Sequence[Told], runs: Sequence[Told], axis: str) -> list[Told]:
     """What each row costs, one of POINTS, beside its bits per byte on the held-out text; none of impossible ones."""
     sizes = {run["run"]: run["bytes_on_disk"] for run in runs}

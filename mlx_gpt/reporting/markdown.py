@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlx_gpt.reporting.frontier_section import frontier_markdown
-from mlx_gpt.reporting.frontiers import told_apart
+from mlx_gpt.reporting.frontiers import first_runs, told_apart
 from mlx_gpt.reporting.skills import skills_markdown
 from mlx_gpt.reporting.where_section import markdown as where
-from mlx_gpt.reporting.words import count, excerpt, megabytes, percent, plain, time, verdict, with_margin
+from mlx_gpt.reporting.words import count, excerpt, megabytes, named, percent, plain, time, verdict, with_margin
 
 Told = dict[str, Any]
 
@@ -31,7 +31,7 @@ def markdown(told: Told) -> str:
         "## Where the bits went",
         *where(told, _table),
         "## Skills",
-        *(f"{plain(said)}\n\n{_table(head, rows)}" for said, head, rows in skills_markdown(told["runs"])),
+        *(f"{plain(said)}\n\n{_table(head, rows)}" for said, head, rows in skills_markdown(first_runs(told))),
         "## Surprise of one passage",
         _passage(told),
         "## Written text",
@@ -75,10 +75,10 @@ def _league(told: Told) -> str:
 
 def _passage(told: Told) -> str:
     shown, rows = told["text"]["passage"], []
-    for run in told["runs"]:
+    for run in first_runs(told):
         bits = sum(run["surprise"]["bits"]) if None not in run["surprise"]["bits"] else None
         per_byte = None if bits is None else bits / max(1, len(shown.encode()))
-        name = f"{run['stage']} {run['name']}"
+        name = named(run)
         rows.append([name, "∞" if bits is None else f"{bits:,.0f}", "∞" if per_byte is None else f"{per_byte:.3f}"])
     quoted = "\n".join(f"> {plain(line)}  " for line in shown.splitlines())
     return f"{quoted}\n\n" + _table(["stage", "bits", "bits/byte"], rows)
@@ -87,7 +87,7 @@ def _passage(told: Told) -> str:
 def _written(told: Told) -> str:
     shares = {"distinct-1": "distinct_1", "distinct-2": "distinct_2", "distinct-3": "distinct_3"}
     shares |= {"repetition": "repetition", "copied 8-grams": "copied"}
-    rows, each_run = [], [(f"{run['stage']} {run['name']}", run["written"]) for run in told["runs"]]
+    rows, each_run = [], [(named(run), run["written"]) for run in first_runs(told)]
     for name, each in [("*held-out text*", told["written"]), *each_run]:
         for at in each or ():
             shown = [percent(at[key]) for key in shares.values()]
@@ -100,9 +100,9 @@ def _samples(told: Told, at: int) -> str:
     prompt, parts = told["asked"]["prompts"][at], []
     parts.append(f"### {'Without a prompt' if not prompt else f'“{plain(excerpt(prompt, 60))}”'}")
     rows = []
-    for run in told["runs"]:
+    for run in first_runs(told):
         each = next(each for each in run["samples"] if each["prompt"] == at)
-        rows.append([f"{run['stage']} {run['name']}", percent(each["copied"]), excerpt(each["text"], 300)])
+        rows.append([named(run), percent(each["copied"]), excerpt(each["text"], 300)])
     return "\n\n".join([*parts, _table(["stage", "copied", f"seed {told['asked']['seeds'][0]}"], rows)])
 
 

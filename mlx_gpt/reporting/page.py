@@ -18,11 +18,11 @@ from typing import Any
 from mlx_gpt.reporting.elements import choice
 from mlx_gpt.reporting.figures import AXES, curves, ladder
 from mlx_gpt.reporting.frontier_section import section
-from mlx_gpt.reporting.frontiers import told_apart
+from mlx_gpt.reporting.frontiers import first_runs, told_apart
 from mlx_gpt.reporting.markdown import gaps
 from mlx_gpt.reporting.skills import skills_section
 from mlx_gpt.reporting.where_section import section as where
-from mlx_gpt.reporting.words import bits, count, megabytes, percent, time, verdict, with_margin
+from mlx_gpt.reporting.words import bits, count, megabytes, named, percent, time, verdict, with_margin
 
 Told = dict[str, Any]
 WIDTHS = {"wide": 760, "narrow": 328}  # pixels of a picture, of which the style sheet shows one
@@ -57,7 +57,7 @@ def page(told: Told) -> str:
     told = told_apart(told)
     style, script = _read("page.css"), _read("page.js")
     text, machine = told["text"], told["machine"]
-    named = {
+    parts = {
         "policy": f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; base-uri 'none'",
         "style": style,
         "script": script,
@@ -72,12 +72,12 @@ def page(told: Told) -> str:
         "curves": "".join(_curves(told, axis) for axis in AXES),
         "frontiers": section(told, _both),
         "lengths": choice("length", {str(length): f"{length} tokens" for length in _lengths(told)}, "The first"),
-        "skills": skills_section(_first(told)),
+        "skills": skills_section(first_runs(told)),
         "where": where(told, _both),
         "written": _written(told),
         "machine": "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in machine.items()),
     }
-    return Template(_read("page.html")).substitute(named)
+    return Template(_read("page.html")).substitute(parts)
 
 
 def _read(name: str) -> str:
@@ -93,21 +93,15 @@ def _both(draw: Callable[[int], str]) -> str:
 
 
 def _curves(told: Told, axis: str) -> str:
-    drawn = _both(lambda width: curves(_first(told), axis, width))
+    drawn = _both(lambda width: curves(first_runs(told), axis, width))
     return f'<div data-axis="{axis}">{drawn}</div>'
-
-
-def _first(told: Told) -> list[dict[str, Any]]:
-    """The runs that stand for a row of the table."""
-    first = [row["run"] for row in told["league"]]
-    return [run for run in told["runs"] if run["run"] in first]
 
 
 def _data(told: Told) -> dict[str, Any]:
     """What the script shows: surprise and samples, and no more of each run than that."""
     kept = ("run", "stage", "name", "title", "remembers", "surprise", "samples")
     return {
-        "runs": [{name: run[name] for name in kept} for run in _first(told)],
+        "runs": [{name: run[name] for name in kept} for run in first_runs(told)],
         "asked": told["asked"],
         "bytes": len(told["text"]["passage"].encode()),
     }
@@ -148,9 +142,8 @@ def _league(told: Told) -> str:
 
 def _row(row: dict[str, Any]) -> dict[str, tuple[str, float | None]]:
     found, excess, spread = row["difference"], row["excess"], row["seed_spread"]
-    name = f"{row['stage'] or ''} {row['name']}{'' if row['finished'] else ' …'}"
     return {
-        "stage": (name, row["stage"]),
+        "stage": (named(row) + ("" if row["finished"] else " …"), row["stage"]),
         "bits/byte": (with_margin(row["bits_per_byte"], row["margin"]), row["bits_per_byte"]),
         "to the stage before": (verdict(found), found and found["value"]),
         "over floor": ("" if excess is None else bits(excess["value"]), excess and excess["value"]),
@@ -174,9 +167,9 @@ def _written(told: Told) -> str:
         for name, said in (("stage", ""), ("tokens", "of each text, at most"), *(each[1:] for each in FIGURES))
     )
     body = []
-    named = [("held-out text", None, told["written"], ' class="free"')]
-    named += [(f"{run['stage']} {run['name']}", run["stage"], run["written"], "") for run in _first(told)]
-    for name, stage, measured, kind in named:
+    each_run = [("held-out text", None, told["written"], ' class="free"')]
+    each_run += [(named(run), run["stage"], run["written"], "") for run in first_runs(told)]
+    for name, stage, measured, kind in each_run:
         for each in measured or ():
             cells = f'<th scope="row" data-value="{stage or ""}">{escape(name)}</th>'
             cells += f'<td data-value="{each["tokens"]}">{each["tokens"]}</td>'

@@ -9,6 +9,7 @@ from typing import Any
 
 from mlx_gpt.probes import SKILLS
 from mlx_gpt.reporting.elements import meanings, scrolled
+from mlx_gpt.reporting.words import named
 from mlx_gpt.stories import TAGS
 
 Told = dict[str, Any]
@@ -59,7 +60,7 @@ def skills_markdown(runs: Sequence[Told]) -> list[tuple[str, list[str], list[lis
         tables.append((said, head, known, [run["skills"]["dependencies"][name] for run in known], _excess))
     told = []
     for said, head, members, rows, shown in tables:
-        names = [f"{run['stage']} {run['name']}" for run in members]
+        names = [named(run) for run in members]
         columns = _columns(rows)
         cells = [_cells(each, columns, shown) for each in rows]
         down = [
@@ -117,7 +118,7 @@ def _matrix(runs: Sequence[Told], title: str, rows: Sequence[Sequence[Cell]], he
     body = []
     for run, row in zip(runs, rows, strict=True):
         cells = "".join(f'<td class="{kind}">{figure}<small>{reach}</small></td>' for figure, reach, kind in row)
-        name = escape(f"{run['stage']} {run['name']}")
+        name = escape(named(run))
         body.append(f'<tr><th scope="row">{name}</th>{cells}</tr>')
     table = f'<table class="matrix"><thead>{head}</thead><tbody>{"".join(body)}</tbody></table>'
     return scrolled(title, table)

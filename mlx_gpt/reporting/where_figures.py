@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from mlx_gpt.reporting.figures import LETTER, apart, finite, grid, joined, svg, text, widened
-from mlx_gpt.reporting.words import bits, excerpt, short
+from mlx_gpt.reporting.words import bits, excerpt, named, short
 
 Told = dict[str, Any]
 BAR, GAP, TOP, BOTTOM = 22, 9, 26, 40
@@ -16,7 +16,7 @@ LABEL, LONGEST = 118, 18  # pixels and letters for the name of a stage
 
 def name(row: Told, narrow: bool = False) -> str:
     """A row as it is written beside a picture."""
-    return str(row["stage"] or "mix") if narrow else excerpt(f"{row['stage'] or ''} {row['name']}", LONGEST)
+    return str(row["stage"] or "mix") if narrow else excerpt(named(row), LONGEST)
 
 
 def bars(found: Told, width: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from mlx_gpt.league import ALPHA
 from mlx_gpt.reporting.elements import choice, meanings, scrolled
 from mlx_gpt.reporting.where_figures import bars, place, places
-from mlx_gpt.reporting.words import bits, percent, plain, verdict
+from mlx_gpt.reporting.words import bits, named, percent, plain, verdict
 
 Told = dict[str, Any]
 Cell = tuple[str, float | None, str]  # what it says, by which number it is sorted, the class that colours it
@@ -179,7 +179,7 @@ def _again(found: Told) -> Table:
 
 
 def _named(row: Told) -> Cell:
-    return f"{row['stage'] or ''} {row['name']}{'' if row['finished'] else ' …'}".strip(), row["stage"], ""
+    return named(row) + ("" if row["finished"] else " …"), row["stage"], ""
 
 
 def _changed(less: Told | None) -> str:

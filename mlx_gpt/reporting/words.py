@@ -9,6 +9,11 @@ from typing import Any
 from mlx_gpt.league import ALPHA
 
 
+def named(row: dict[str, Any]) -> str:
+    """The number of a row or a run, but for a mixture, which has none, and its name."""
+    return f"{row['stage'] or ''} {row['name']}".strip()
+
+
 def bits(value: float | None) -> str:
     """Four digits, or that it is impossible."""
     return "∞" if value is None or not math.isfinite(value) else f"{value:.4f}"
