@@ -129,6 +129,7 @@ def open_corpus(source: Source, notice: Notice, given: Tokenizer | None = None) 
             contents = [[list(group.shares.items()), digest(group.paths)] for group in arranged]
             text = _key(FORMAT, source.split_seed, *contents)
             given = given if source.tokenizer == GIVEN else None
+            assert given is not None or source.tokenizer != GIVEN, "a tokenizer that nobody gave"
             learned = source.tokenizer if given is None else hashlib.sha256(given.model).hexdigest()
             key = _key(text, learned, source.vocab_size)
             folder = cache_folder() / key

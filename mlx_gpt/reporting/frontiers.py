@@ -40,8 +40,10 @@ Told = dict[str, Any]
 def frontiers(league: Sequence[Told], runs: Sequence[Told], sizes: np.ndarray) -> Told:
     """All that can be told of the rows of a table and of their runs; sizes (U,) of what is resampled, in bytes."""
     bits = _bits(league, runs)
-    learning = {axis: _learning(courses(league, runs, axis), _marks_of(league, runs, axis)) for axis in PLACES}
-    for told in learning.values():
+    learning = dict[str, Told]()
+    for axis in PLACES:
+        found = courses(league, runs, axis)
+        told = learning[axis] = _learning(found, _budgets(axis, found))
         told["without"] = [row["run"] for row in league if row["run"] not in told["reached"]]
     points = {axis: pareto(costs(league, runs, axis)) for axis in POINTS}
     answers = [each for axis in ("seconds", "tokens") for each in _by_then(axis, learning[axis])]
@@ -119,10 +121,10 @@ def marks(low: float, high: float) -> list[float]:
     return found[-MOST:]
 
 
-def _marks_of(league: Sequence[Told], runs: Sequence[Told], axis: str) -> dict[str, float]:
+def _budgets(axis: str, found: Sequence[Course]) -> dict[str, float]:
+    """What is asked of an axis of learning curves, each as it is written."""
     if axis == "seconds":
         return SECONDS
-    found = courses(league, runs, axis)
     if not found:
         return {}
     return {short(each): each for each in marks(min(one.first for one in found), max(one.done for one in found))}

@@ -20,7 +20,7 @@ PROBES = (
     "Twins of texts that differ in one word that decides, each with a right and a wrong way to go on, ± the reach of "
     "the 95 % interval: 0 is chance, 100 always right, below 0 misled. The words are frequent ones of the training "
     "text, the passages held out; a skill that the text never teaches reads as chance, and – was not asked for want of "
-    "words. B: bytes back to what decides, of which a token has three or four."
+    "words. B: bytes back to what decides."
 )
 KINDS = (
     "Bits a choice above the exact floor, by what has to be remembered, ± the 95 % interval: 0 is all that the grammar "
