@@ -63,7 +63,7 @@ class FeedForward(Neural):
 STAGE = Stage(
     model=FeedForward,
     config=Config(),
-    recipe=Descent(steps=600, batch_size=32, length=64, learning_rate=2e-3, evaluate_every=150),
+    recipe=Descent(steps=500, batch_size=32, length=64, learning_rate=5e-3, evaluate_every=150),
     tiny=Preset(
         Config(order=4, width=16, hidden=32),
         Descent(steps=60, batch_size=16, length=32, learning_rate=1e-2, warmup=5, evaluate_every=30),
