@@ -47,9 +47,9 @@ def main(
 ) -> None:
     """Write what a trained model makes of the beginnings of its training documents, a JSON line a text.
 
-    A small model that is trained on this text, with the tokenizer of the large one, guesses far better what the large
-    one will write than a model of the training text does: as its --draft it makes generation much faster, and the text
-    is the same as without (Kim & Rush 2016, sequence-level knowledge distillation; Zhou et al. 2023, DistillSpec).
+    A small model that is trained on this text, with the tokenizer of the large one, guesses better what the large one
+    will write than a model of the training text does, and as its --draft makes generation sooner; the
+    text is the same as without (Kim & Rush 2016, sequence-level knowledge distillation; Zhou et al. 2023, DistillSpec).
     Without --temperature the likeliest tokens are written, for a draft of greedy text. What is written is kept when
     Ctrl-C ends it early.
 
@@ -83,9 +83,7 @@ def main(
                 if seconds - told > EVERY:
                     told = seconds
                     left = int(seconds / done * (texts - done))
-                    passing(
-                        f"{done:,} of {texts:,} texts  {count / seconds:,.0f} tokens/s  ETA {left // 60}:{left % 60:02}"
-                    )
+                    passing(f"{done:,} of {texts:,} texts  ETA {left // 60}:{left % 60:02}")
         except KeyboardInterrupt:
             if not count:
                 raise
