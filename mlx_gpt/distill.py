@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlx_gpt.door import Door, notice, passing, setting_options, which_run
+from mlx_gpt.door import Door, counted, notice, passing, setting_options, which_run
 from mlx_gpt.recipe import option
 
 if TYPE_CHECKING:
@@ -61,19 +61,23 @@ def main(
     from mlx_gpt.checkpoint import load, run_folder
     from mlx_gpt.device import pick_device
     from mlx_gpt.distillation import beginnings, written
-    from mlx_gpt.errors import DataError
+    from mlx_gpt.errors import DataError, SettingError
     from mlx_gpt.heldout import own_corpus
     from mlx_gpt.replacing import replacing
     from mlx_gpt.sampling import Taste
 
     wanted = dataclasses.replace(Taste(), **taste)  # type: ignore[arg-type]
     pick_device()
+    if out.suffix != ".jsonl":
+        raise SettingError(f"--out {out}: JSON lines are written; name a file that ends in .jsonl")
+    if out.exists():
+        raise SettingError(f"--out {out}: exists already; name another file, or move it away")
     if not out.absolute().parent.is_dir():
         raise DataError(f"--out {out}: no folder {out.parent}; make it, or name another")
     trained = load(run_folder(stage, run), stage)
     eot, decode = trained.tokenizer.eot, trained.tokenizer.decode
     begun = beginnings(own_corpus(trained, notice, "name a run that was trained here on a file").train, texts, seed)
-    started, told, count = time.monotonic(), 0.0, 0
+    started, told, count, done = time.monotonic(), 0.0, 0, 0
     with replacing(out) as file:
         try:
             for done, ids in enumerate(written(trained.model, begun, wanted, tokens, eot, seed), 1):
@@ -90,7 +94,7 @@ def main(
             notice("stopped early; the texts so far are kept")
         passing("")
     name, draft = shlex.quote(str(run_folder(stage, run))), "--run drafts/04"
-    click.echo(f"{out}: {count:,} tokens")
+    click.echo(f"{out}: {counted(done, 'text')}, {count:,} tokens")
     click.echo(
         f"\npython -m mlx_gpt.train --stage 4 --order 8 --data {shlex.quote(str(out))} --tokenizer-of {name} {draft}"
     )

@@ -247,7 +247,9 @@ def _proposer(trained: Checkpoint, drafts: Sequence[str], taste: Taste) -> Calla
     others = [load(run_folder(None, Path(draft))) for draft in drafts if draft != PROMPT]
     for other in others:
         if not other.tokenizer.agrees(trained.tokenizer):
-            raise TokenizerError(f"--draft {other.path}: another tokenizer than {trained.path}; a draft needs the same")
+            raise TokenizerError(
+                f"--draft {other.path}: another tokenizer than {trained.path}; train it with --tokenizer-of that run"
+            )
 
     def propose() -> Draft:
         draft: Draft | None = Lookup(trained.model.vocab_size) if drafts[-1] == PROMPT else None
@@ -270,7 +272,8 @@ def _draft_tokens(
         yield from drafted(trained.model, propose(), ids, taste, seed, tally)
     finally:
         _notice(
-            f"drafted: {tally.accepted:,} of {tally.proposed:,} tokens accepted, "
+            ("\n" if sys.stdout.isatty() else "")  # the text that was written there has not ended its line
+            + f"drafted: {tally.accepted:,} of {tally.proposed:,} tokens accepted, "
             f"{tally.tokens_per_round:.2f} tokens a pass"
         )
 

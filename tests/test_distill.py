@@ -71,9 +71,12 @@ def test_drawn_texts_differ_by_seed_and_not_by_chance(trained, corpus: Corpus) -
     assert len(np.unique([len(each) + sum(each) for each in texts(1)])) > 1
 
 
-def test_a_folder_that_is_not_there_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    result = CliRunner().invoke(distill.main, ["--run", str(tmp_path), "-o", str(tmp_path / "no" / "own.jsonl")])
-    assert result.exit_code == 2 and "no folder" in result.output and len(result.output.splitlines()) == 1
+def test_a_file_that_cannot_be_the_one_to_write_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "kept.jsonl").write_text("kept")
+    for out, said in (("no/own.jsonl", "no folder"), ("own.txt", ".jsonl"), ("kept.jsonl", "exists already")):
+        result = CliRunner().invoke(distill.main, ["--run", str(tmp_path), "-o", str(tmp_path / out)])
+        assert result.exit_code == 2 and said in result.output and len(result.output.splitlines()) == 1
+    assert (tmp_path / "kept.jsonl").read_text() == "kept"
 
 
 def test_an_interrupt_before_anything_is_written_leaves_what_was_there(
