@@ -36,9 +36,9 @@ def main(runs: Path, data: tuple[str, ...], mixture: bool, drafting: bool, in_js
     from mlx_gpt import checkpoint, stages
     from mlx_gpt.corpus import units
     from mlx_gpt.device import description, pick_device
-    from mlx_gpt.errors import CheckpointError, SettingError
+    from mlx_gpt.errors import SettingError
     from mlx_gpt.heldout import Shared
-    from mlx_gpt.league import Entry, cards_in, legend, rows, table
+    from mlx_gpt.league import Entry, cards_in, legend, loaded, rows, table
     from mlx_gpt.measure import measure
     from mlx_gpt.mixture import mixed
 
@@ -59,20 +59,14 @@ def main(runs: Path, data: tuple[str, ...], mixture: bool, drafting: bool, in_js
     entries: list[Entry] = []
     members: list[Checkpoint] = []  # of the mixture
     least, resampled = None, ""
-    for number, folder in enumerate(cards, 1):
-        passing(f"scoring {number} of {len(cards)}: {folder.name}")
-        try:
-            trained = checkpoint.load(folder)
-        except CheckpointError as error:
-            left_out[folder.name] = str(error)
-            continue
+    for folder, trained in loaded(
+        runs, cards, left_out, lambda number, run: passing(f"scoring {number} of {len(cards)}: {run.name}")
+    ):
         entries.append(entry(folder, trained))
         members += [trained] if mixture else []
         if not lines:
             resampled = str(units(texts.of(trained), trained.tokenizer))
             lines, least = texts.free(trained)
-    if not entries:
-        raise CheckpointError(f"{runs}: no run can be read; {'; '.join(left_out.values())}")
     told = rows(entries, least)
     if mixture:
         told = rows([*entries, entry(runs, mixed(members, one_text=not data))], least)

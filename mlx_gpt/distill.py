@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlx_gpt.door import Door, counted, notice, passing, setting_options, which_run
+from mlx_gpt.door import GreedyDoor, counted, notice, passing, which_run
 from mlx_gpt.recipe import option
 
 if TYPE_CHECKING:
@@ -20,17 +20,7 @@ if TYPE_CHECKING:
 EVERY = 0.5  # seconds between two words of how far it is
 
 
-class DistillDoor(Door):
-    """The door's own options and those of sampling.Taste."""
-
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        from mlx_gpt.sampling import Taste
-
-        *own, help_option = super().get_params(ctx)
-        return [*own, *setting_options(Taste(temperature=0.0)), help_option]
-
-
-@click.command(cls=DistillDoor)
+@click.command(cls=GreedyDoor)
 @which_run
 @click.option("--texts", type=click.IntRange(1), default=1_000, show_default=True, help="How many texts to write.")
 @click.option(

@@ -100,6 +100,24 @@ def _spread(args: Sequence[str]) -> list[str]:
     return spread
 
 
+class TasteDoor(Door):
+    """The door's own options and those of sampling.Taste."""
+
+    greedy = False  # unless a temperature is given
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        from mlx_gpt.sampling import Taste
+
+        *own, help_option = super().get_params(ctx)
+        return [*own, *setting_options(Taste(temperature=0.0) if self.greedy else Taste()), help_option]
+
+
+class GreedyDoor(TasteDoor):
+    """The same, with the likeliest tokens where no temperature is given."""
+
+    greedy = True
+
+
 def setting_options(settings: Settings) -> list[click.Option]:
     """An option for every field of a Config or recipe, with its bounds, help and default."""
     return [_option(field, getattr(settings, field.name)) for field in dataclasses.fields(settings)]

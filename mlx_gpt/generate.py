@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from mlx_gpt.door import Door, as_json, cache_kind, mixed_runs, setting_options, which_run
+from mlx_gpt.door import TasteDoor, as_json, cache_kind, mixed_runs, which_run
 from mlx_gpt.errors import DataError, SettingError
 
 if TYPE_CHECKING:
@@ -25,17 +25,7 @@ if TYPE_CHECKING:
 TOGETHER = 16  # samples written side by side
 
 
-class GenerateDoor(Door):
-    """The door's own options and those of sampling.Taste."""
-
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        from mlx_gpt.sampling import Taste
-
-        *own, help_option = super().get_params(ctx)
-        return [*own, *setting_options(Taste()), help_option]
-
-
-@click.command(cls=GenerateDoor)
+@click.command(cls=TasteDoor)
 @which_run
 @mixed_runs
 @click.option("--interactive", is_flag=True, help="Take prompts line by line; /help in it tells what else it takes.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mlx_gpt.bootstrap import Estimate, detectable, estimate, holm
-from mlx_gpt.checkpoint import LAST, MODEL, Card, read_card, runs
+from mlx_gpt.checkpoint import LAST, MODEL, Card, Checkpoint, load, read_card, runs
 from mlx_gpt.errors import CheckpointError, SettingError
 from mlx_gpt.folder import LOG
 from mlx_gpt.measure import Score
@@ -64,6 +64,27 @@ def cards_in(folder: Path, data: Sequence[str]) -> tuple[dict[Path, Card], dict[
             "name one text for all with --data FILE"
         )
     return cards, left_out
+
+
+def loaded(
+    folder: Path, cards: Iterable[Path], left_out: dict[str, str], show: Callable[[int, Path], None]
+) -> Iterator[tuple[Path, Checkpoint]]:
+    """The runs of a folder one after the other, `show` told before each; why one is left out goes into `left_out`.
+
+    Raises CheckpointError in the end where none could be read.
+    """
+    found = False
+    for number, run in enumerate(cards, 1):
+        show(number, run)
+        try:
+            trained = load(run)
+        except CheckpointError as error:
+            left_out[run.name] = str(error)
+            continue
+        found = True
+        yield run, trained
+    if not found:
+        raise CheckpointError(f"{folder}: no run can be read; {'; '.join(left_out.values())}")
 
 
 def rows(entries: Sequence[Entry], floor: np.ndarray | None = None) -> list[Row]:

@@ -24,29 +24,22 @@ def main(runs: Path, data: tuple[str, ...], in_json: bool) -> None:
     Runs of the built-in stories tell besides how many bits they pay above the exact floor, by what has to be
     remembered and by how far back it was said.
     """
-    from mlx_gpt import checkpoint
     from mlx_gpt.device import description, pick_device
-    from mlx_gpt.errors import CheckpointError
     from mlx_gpt.heldout import Shared
-    from mlx_gpt.league import cards_in
+    from mlx_gpt.league import cards_in, loaded
     from mlx_gpt.probes import Asking, legend, table
 
     pick_device()
     cards, left_out = cards_in(runs, data)
     texts, asking = Shared(data, cards.values(), notice), Asking(notice)
     told: dict[str, dict[str, Any]] = {}
-    for number, folder in enumerate(sorted(cards, key=lambda folder: (cards[folder].stage, folder.name)), 1):
-        passing(f"asking {number} of {len(cards)}: {folder.name}")
-        try:
-            trained = checkpoint.load(folder)
-        except CheckpointError as error:
-            left_out[folder.name] = str(error)
-            continue
+    order = sorted(cards, key=lambda folder: (cards[folder].stage, folder.name))
+    for folder, trained in loaded(
+        runs, order, left_out, lambda number, run: passing(f"asking {number} of {len(cards)}: {run.name}")
+    ):
         about = {"stage": trained.stage.number, "name": trained.stage.name}
         told[folder.name] = about | asking.ask(trained, texts.of(trained), own=not data)
     passing("")
-    if not told:
-        raise CheckpointError(f"{runs}: no run can be read; {'; '.join(left_out.values())}")
     if in_json:
         click.echo(as_json({"device": description(), "runs": told, "left_out": left_out}))
         return
