@@ -49,7 +49,7 @@ def test_frequent_words_make_half_of_the_training_text() -> None:
 
 
 def test_a_text_in_pieces_has_the_same_words(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(causes, "CHUNK", 50)
+    monkeypatch.setattr("mlx_gpt.reporting.written.CHUNK", 50)
     documents = [corpus.tokenizer.decode(corpus.test.document(at)) for at in range(len(corpus.test))]
     found = [word for piece in pieces(corpus.test, corpus.tokenizer) for word in causes.WORD.findall(piece)]
     assert found == [word for document in documents for word in causes.WORD.findall(document)]

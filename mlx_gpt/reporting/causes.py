@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from mlx_gpt.corpus import Text
+from mlx_gpt.reporting.written import chunks
 from mlx_gpt.tokenizer import Tokenizer
 
 WORD = re.compile(r" *(\w+(?:['’]\w+)*)")
@@ -240,9 +241,8 @@ def on_disk(shape: tuple[int, ...], kind: type[np.generic]) -> np.ndarray:
 def pieces(text: Text, tokenizer: Tokenizer) -> Iterator[str]:
     """A text in pieces that are cut between words."""
     left = b""
-    for start in range(0, len(text.ids), CHUNK):
-        ids = text.ids[start : start + CHUNK]
-        left += b"\n".join(tokenizer.decode_bytes(part) for part in np.split(ids, np.flatnonzero(ids == tokenizer.eot)))
+    for chunk in chunks(text, tokenizer, b"\n"):
+        left += chunk
         cut = max(left.rfind(b" "), left.rfind(b"\n")) + 1
         yield left[:cut].decode(errors="replace")
         left = left[cut:]

@@ -113,12 +113,18 @@ def measures(texts: Sequence[str], copies: Copies | None) -> dict[str, Any]:
 def training_pieces(text: Text, tokenizer: Tokenizer) -> Iterator[str]:
     """A training text in pieces that overlap, with a sign between documents that is a word of no text."""
     before = b""
+    for chunk in chunks(text, tokenizer, b"\0"):
+        raw = before + chunk
+        before = raw[-OVERLAP:]
+        yield raw.decode("utf-8", errors="replace")
+
+
+def chunks(text: Text, tokenizer: Tokenizer, between: bytes) -> Iterator[bytes]:
+    """The bytes of so many tokens of a text at a time, with `between` where a document begins."""
     for start in range(0, len(text.ids), CHUNK):
         ids = text.ids[start : start + CHUNK]
         parts = np.split(ids, np.flatnonzero(ids == tokenizer.eot))
-        raw = before + b"\0".join(tokenizer.decode_bytes(part) for part in parts)
-        before = raw[-OVERLAP:]
-        yield raw.decode("utf-8", errors="replace")
+        yield between.join(tokenizer.decode_bytes(part) for part in parts)
 
 
 def _grams(text: str, n: int) -> list[tuple[str, ...]]:
