@@ -62,7 +62,7 @@ def main(
     in one tokenizer, learned from the whole; their size follows from the text, so their law is L(D) = E + B / D^b.
 
     Fitted as Hoffmann et al. 2022 (eq. 2, Huber loss of the logarithms, many starts); the 95 % intervals are
-    percentiles over resampled runs. Small runs tell a law for small runs: where an interval is wide, the exponents
+    percentiles over resampled sizes. Small runs tell a law for small runs: where an interval is wide, the exponents
     are not known, and E is what the fit extrapolates to, not a measurement.
 
     --out keeps a run folder for each neural cell, figures for the counted ones, and scaling.json. Run it again after
@@ -162,12 +162,16 @@ def _tell(found: Fitted) -> None:
         for scale, power, (_, size, _) in zip(law.scales, law.exponents, names, strict=True)
     )
     click.echo(f"\n  L = {law.floor:.3f} + {terms}   (the runs stray by {100 * law.left:.2f} %)")
-    click.echo(f"  E {law.floor:.3f} [{found.floor[0]:.3f} … {found.floor[1]:.3f}]")
+    click.echo(f"  E {law.floor:.3f} [{found.floor[0]:.3f} … {found.floor[1]:.3f}]{_open(found, 'E')}")
     for power, (low, high), (_, _, name) in zip(law.exponents, found.exponents, names, strict=True):
-        click.echo(f"  {name} {power:.3f} [{low:.3f} … {high:.3f}]")
+        click.echo(f"  {name} {power:.3f} [{low:.3f} … {high:.3f}]{_open(found, name)}")
     if len(law.exponents) == 2 and max(law.exponents) > 0:
         a, b = law.exponents
         click.echo(f"  with C = 6 N D to spend: N as C^{b / (a + b):.2f}, D as C^{a / (a + b):.2f}")
+
+
+def _open(found: Fitted, name: str) -> str:
+    return "  not known: the interval ends where the search does" if name in found.bound else ""
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ HUBER = 1e-3  # theirs: of residuals in log space
 STEPS = 150
 HIGHEST = 3.0  # of an exponent
 EMPTY = -12.0  # a logarithm of E: nothing
+NEAR = 1e-3  # of an end of what is searched
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,13 @@ class Law:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A law, and 95 % intervals of E and of its exponents, from resampled runs."""
+    """A law, and 95 % intervals of E and of its exponents, from resampled sizes; `bound` names those of E, a and b that
+    end where the search does, not where the runs say."""
 
     law: Law
     floor: tuple[float, float]
     exponents: tuple[tuple[float, float], ...]
+    bound: tuple[str, ...]
 
 
 def fit(sizes: np.ndarray, losses: np.ndarray) -> Law:
@@ -52,12 +55,14 @@ def fit(sizes: np.ndarray, losses: np.ndarray) -> Law:
 
 
 def fitted(sizes: np.ndarray, losses: np.ndarray, resamples: int = 400, seed: int = 0) -> Fitted:
-    """A law with intervals: percentiles over runs drawn with replacement, each fit begun at the law of all runs and
-    at a few others."""
+    """A law with intervals: percentiles over sizes drawn with replacement, each with all its runs, for the seeds of one
+    size tell no more of the law than their mean; each fit is begun at the law of all runs and at a few others."""
     logs, target, middle = _logs(sizes), np.log(losses), _middle(sizes)
     best, starts = _best(logs, target), _starts(target, logs.shape[1])
     chance = np.random.default_rng(seed)
-    drawn = chance.multinomial(len(target), np.full(len(target), 1 / len(target)), resamples).astype(np.float64)
+    distinct, of = np.unique(sizes, axis=0, return_inverse=True)
+    drawn = chance.multinomial(len(distinct), np.full(len(distinct), 1 / len(distinct)), resamples)
+    drawn = drawn[:, of.reshape(-1)].astype(np.float64)
     known = np.concatenate([best[None], starts[chance.choice(len(starts), 3, replace=False)]])
     tries = len(known)
     laws, costs = _descend(np.tile(known, (resamples, 1)), logs, target, np.repeat(drawn, tries, axis=0))
@@ -65,7 +70,10 @@ def fitted(sizes: np.ndarray, losses: np.ndarray, resamples: int = 400, seed: in
     low, high = np.quantile(kept, [0.025, 0.975], axis=0)
     sides = [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
     floor = (float(np.exp(low[-1])), float(np.exp(high[-1])))
-    return Fitted(_law(best, middle, logs, target), floor, tuple(sides[1:-1:2]))
+    powers, names = tuple(sides[1:-1:2]), ("a", "b") if sizes.shape[1] == 2 else ("b",)
+    bound = ["E"] if low[-1] <= EMPTY + NEAR else []
+    bound += [name for name, (a, b) in zip(names, powers, strict=True) if a <= NEAR or b >= HIGHEST - NEAR]
+    return Fitted(_law(best, middle, logs, target), floor, powers, tuple(bound))
 
 
 def _best(logs: np.ndarray, target: np.ndarray) -> np.ndarray:

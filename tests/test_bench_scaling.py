@@ -52,6 +52,25 @@ def test_with_noise_the_intervals_hold_the_true_exponents(load) -> None:
     found = load("bench_scaling_fit").fitted(sizes, losses * np.exp(noise), resamples=30)
     for (low, high), true in zip(found.exponents, (ALPHA, BETA), strict=True):
         assert low <= true <= high and high - low < 0.2
+    assert found.bound == ()
+
+
+def test_a_run_told_twice_is_no_second_run(load) -> None:
+    """Seeds of one size are drawn together, so that repeating each run leaves the intervals as they are."""
+    sizes, losses = grid()
+    losses = losses * np.exp(np.random.default_rng(3).normal(0, 0.003, len(losses)))
+    fitted = load("bench_scaling_fit").fitted
+    once = fitted(sizes, losses, resamples=30)
+    twice = fitted(np.repeat(sizes, 2, axis=0), np.repeat(losses, 2), resamples=30)
+    assert np.ravel(twice.exponents) == pytest.approx(np.ravel(once.exponents), abs=1e-3)
+
+
+def test_an_exponent_that_the_runs_do_not_tell_is_named(load) -> None:
+    """Losses that do not depend on N leave a anywhere between the ends of the search."""
+    sizes, _ = grid()
+    losses = 1.0 + 50 / sizes[:, 1] ** 0.4
+    noise = np.random.default_rng(0).normal(0, 0.003, len(losses))
+    assert "a" in load("bench_scaling_fit").fitted(sizes, losses * np.exp(noise), resamples=30).bound
 
 
 def test_a_model_grows_in_proportion_and_adamw_gets_a_lower_rate(load) -> None:
