@@ -24,6 +24,13 @@ from mlx_gpt.tokenizer import KINDS
 @click.option("--tokenizer", type=click.Choice(KINDS), default="bpe", show_default=True, help="What a token is.")
 @click.option("--vocab-size", type=click.IntRange(259), help="Entries of a BPE vocabulary.")
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Seed of every stage.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(1, 1_000),
+    default=1,
+    show_default=True,
+    help="Runs of every stage that has chance in its training, with this many seeds from --seed on; counting has none.",
+)
 @runs_folder
 @click.option("--stages", default="", help="Only these, e.g. 1,4,11.  [default: all]")
 def main(
@@ -32,6 +39,7 @@ def main(
     tokenizer: str,
     vocab_size: int | None,
     seed: int,
+    seeds: int,
     runs: Path,
     stages: str,
 ) -> None:
@@ -39,38 +47,42 @@ def main(
 
     Stages that are finished already, with these very settings, are left as they are: run it again after an
     interruption and it goes on where it stopped. Each stage trains in a process of its own, so that its memory is
-    measured alone.
+    measured alone. Of several seeds all stages have the first before any has the second, and the table tells their
+    mean; the folder of a later one ends in its number: runs/11-m2-gpt-1.
     """
     from mlx_gpt import stages as ladder
     from mlx_gpt.errors import SettingError, TrainingError
+    from mlx_gpt.recipe import Counting
 
     if "-" in data:
         raise SettingError("--data -: standard input can be read only once, and here it is needed often; name a file")
-    shared = ["--preset", preset, "--tokenizer", tokenizer, "--seed", str(seed)]
+    shared = ["--preset", preset, "--tokenizer", tokenizer]
     shared += ["--vocab-size", str(vocab_size)] if vocab_size else []
     shared += ["--data", *data] if data else []
-    for number in _numbers(stages, ladder.numbers()):
-        stage = ladder.stage(number)
-        folder = runs / stage.run
-        begun = _begun(folder, data, preset, tokenizer, vocab_size, seed)
+    chosen = [ladder.stage(number) for number in _numbers(stages, ladder.numbers())]
+    asked = [(stage, at) for at in range(seeds) for stage in chosen if not at or not isinstance(stage.recipe, Counting)]
+    for stage, at in asked:
+        name = f"stage {stage.number} {stage.name}" + (f", seed {seed + at}" if seeds > 1 else "")
+        folder = runs / (f"{stage.run}-{seed + at}" if at else stage.run)
+        begun = _begun(folder, data, preset, tokenizer, vocab_size, seed + at)
         if begun == "finished":
-            click.secho(f"stage {number} {stage.name}: finished already", err=True, dim=True)
+            click.secho(f"{name}: finished already", err=True, dim=True)
             continue
         command = [
             sys.executable,
             "-m",
             "mlx_gpt.train",
             "--stage",
-            str(number),
+            str(stage.number),
             "--run",
             str(folder),
-            *(["--resume"] if begun == "interrupted" else shared),
+            *(["--resume"] if begun == "interrupted" else [*shared, "--seed", str(seed + at)]),
         ]
         status = subprocess.run(command, check=False).returncode
         if status in (130, 143):
             sys.exit(status)
         if status:
-            raise TrainingError(f"stage {number} ended with exit code {status}; mend the cause and run this again")
+            raise TrainingError(f"{name} ended with exit code {status}; mend the cause and run this again")
     click.echo()
     sys.exit(subprocess.run([sys.executable, "-m", "mlx_gpt.compare", "--runs", str(runs)], check=False).returncode)
 
