@@ -121,7 +121,7 @@ def taken_from_ten(shape: Shape) -> list[Change]:
 
 
 def taken_from_eleven(shape: Shape) -> list[Change]:
-    """Stage 11, each of its changes taken back alone, to what stage 10 does; and its rate, which is its own."""
+    """Stage 11, each of its changes taken back alone, to what stage 10 does; and the height and end of its rate."""
     ten, eleven = plain(10, shape), plain(11, shape)
     one = functools.partial(changed, base=eleven)
     rate = eleven.recipe.learning_rate
@@ -131,7 +131,7 @@ def taken_from_eleven(shape: Shape) -> list[Change]:
         Change("even rows", one("rows", row_memory=0.0), eleven),
         Change("averaged weights", one("unaveraged", averaging=0.0), eleven),
         Change("a line down, not a cosine", one("cosine", schedule="cosine"), eleven),
-        Change("down to nothing", one("to-a-tenth", decay_to=ten.recipe.decay_to), eleven),
+        Change("down to a tenth, not nothing", one("to-nothing", decay_to=0.0), eleven),
         Change("a short warm-up", one("warmup", warmup=ten.recipe.warmup), eleven),
         Change("blocks begin as no change", one("begun-as-10", made=begun_as_ten), eleven),
         Change("convolutions", one("taps0", taps=0), eleven),

@@ -200,7 +200,7 @@ class M2GPT(Neural):
 # fewer tokens: Muon with even rows, a rate that falls in a line, and the average of the weights on the way; less time
 # and memory: one compiled graph, logits in chunks
 SOONER: dict[str, Any] = {"optimizer": "muon", "row_memory": 0.95, "averaging": 0.9999}
-SOONER |= {"schedule": "linear", "decay_to": 0.0, "compiled": True, "loss_chunk": 256}
+SOONER |= {"schedule": "linear", "compiled": True, "loss_chunk": 256}
 
 STAGE = Stage(
     model=M2GPT,
