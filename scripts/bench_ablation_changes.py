@@ -131,7 +131,7 @@ def taken_from_eleven(shape: Shape) -> list[Change]:
         Change("even rows", one("rows", row_memory=0.0), eleven),
         Change("averaged weights", one("unaveraged", averaging=0.0), eleven),
         Change("a line down, not a cosine", one("cosine", schedule="cosine"), eleven),
-        Change("down to a tenth, not nothing", one("to-nothing", decay_to=0.0), eleven),
+        Change("ends at a tenth, not at 0", one("to-nothing", decay_to=0.0), eleven),
         Change("a short warm-up", one("warmup", warmup=ten.recipe.warmup), eleven),
         Change("blocks begin as no change", one("begun-as-10", made=begun_as_ten), eleven),
         Change("convolutions", one("taps0", taps=0), eleven),
