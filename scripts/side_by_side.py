@@ -1,0 +1,170 @@
+"""The ladders of several texts in one table and one picture: python scripts/side_by_side.py --help"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mlx_gpt.door import Door, notice
+from mlx_gpt.errors import CheckpointError, SettingError
+from mlx_gpt.replacing import replacing
+from mlx_gpt.reporting import FORMAT as REPORT
+from mlx_gpt.reporting import RESULTS
+from mlx_gpt.reporting.words import bits
+
+FORMAT, VERSION = "mlx_gpt ladders", 1
+# of a row of the league table
+KEPT = ("stage", "name", "finished", "bits_per_byte", "margin", "seeds", "seed_spread", "bits_per_byte_by_seed")
+COLOURS = ("#2b6ca3", "#c0392b", "#4f9d8b", "#d9a441", "#7a5ba8", "#6b7079")
+Told = dict[str, Any]
+
+
+@click.command(cls=Door)
+@click.argument("ladders", type=click.Path(path_type=Path))
+@click.option(
+    "--add", multiple=True, nargs=2, metavar="NAME FOLDER", help="A text and where its report is; may be repeated."
+)
+@click.option("--picture", type=click.Path(path_type=Path), help="Draw them there, too (.svg or .png; matplotlib).")
+def main(ladders: Path, add: tuple[tuple[str, str], ...], picture: Path | None) -> None:
+    """Print the bits per byte of every stage on several texts as a Markdown table.
+
+    LADDERS is a small JSON file that keeps what the table is made of. With --add the league table of a report
+    (results.json, as python -m mlx_gpt.report writes it) goes into it, in the place of an earlier one of that name.
+
+    \b
+    python scripts/side_by_side.py ladders.json --add "Tiny Shakespeare" runs/shakespeare --picture ladders.svg
+    """
+    told = read(ladders)
+    for name, folder in add:
+        told["texts"][name] = league(Path(folder) / RESULTS)
+    if not told["texts"]:
+        raise SettingError(f"{ladders}: no ladder in it yet; --add NAME FOLDER puts one there")
+    if add:
+        with replacing(ladders) as file:
+            file.write((json.dumps(told, indent=1) + "\n").encode())
+    click.echo(table(told["texts"]))
+    if picture is not None:
+        if importlib.util.find_spec("matplotlib") is None:
+            raise SettingError(f"--picture {picture}: needs matplotlib; pip install 'mlx-gpt[plots]', or leave it out")
+        draw(told["texts"], picture)
+        notice(f"drawn: {picture}")
+
+
+def read(path: Path) -> Told:
+    """What was kept, or nothing. Raises CheckpointError for a file that is something else."""
+    if not path.exists():
+        return {"format": FORMAT, "version": VERSION, "texts": {}}
+    return _file(path, FORMAT, "ladders of this script; move it or name another file")
+
+
+def league(path: Path) -> Told:
+    """Of a report what a table of several texts shows. Raises CheckpointError where there is no report."""
+    told = _file(path, REPORT, "results.json of a report; python -m mlx_gpt.report writes one")
+    rows = [{name: row[name] for name in KEPT} for row in told["league"]]
+    text = {name: told["text"][name] for name in ("source", "bytes", "documents", "resampled", "reference_lines")}
+    return {"made": told["made"], "machine": told["machine"], "text": text, "league": rows}
+
+
+def _file(path: Path, wanted: str, what: str) -> Told:
+    try:
+        told = json.loads(path.read_bytes())
+        ours = told["format"] == wanted
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); expected {what}") from error
+    except (ValueError, KeyError, TypeError, RecursionError):
+        ours = False
+    if not ours:
+        raise CheckpointError(f"{path}: no {what}")
+    return dict(told)
+
+
+def table(texts: dict[str, Told]) -> str:
+    """Markdown: a row a stage, a column a text, and what the signs mean."""
+    stages = {row["stage"]: row["name"] for each in texts.values() for row in each["league"] if row["stage"]}
+    free = sorted({name for each in texts.values() for name in each["text"]["reference_lines"]})
+    free.sort(key=lambda name: -max(each["text"]["reference_lines"].get(name, 0.0) for each in texts.values()))
+    lines = [["", *texts], ["---", *["--:"] * len(texts)]]
+    below: list[list[str]] = []  # what no model beats
+    for name in free:
+        known = [each["text"]["reference_lines"].get(name) for each in texts.values()]
+        shown = [f"*{name}*", *("" if value is None else f"{value:.4f}" for value in known)]
+        (below if name == "exact entropy" else lines).append(shown)
+    for stage, name in sorted(stages.items()):
+        lines.append([f"{stage} {name}", *(_cell(each, stage) for each in texts.values())])
+    body = "\n".join(f"| {' | '.join(line)} |" for line in [*lines, *below])
+    return "\n".join([body, "", *(f"- {name}: {_about(each)}" for name, each in texts.items()), *SIGNS])
+
+
+SIGNS = (
+    "- first ±: 95 % interval of the text's noise (bootstrap over what is named above); second ±: standard deviation "
+    "over the seeds, which is the noise of training",
+)
+
+
+def _cell(told: Told, stage: int) -> str:
+    """The best row of a stage, where several are of it."""
+    rows = [row for row in told["league"] if row["stage"] == stage]
+    if not rows:
+        return ""
+    row = min(rows, key=lambda row: row["bits_per_byte"])
+    said = [bits(row["bits_per_byte"])]
+    said += [f"± {value:.4f}" for value in (row["margin"], row["seed_spread"]) if value is not None]
+    return " ".join(said) + ("" if row["finished"] else " …")
+
+
+def _about(told: Told) -> str:
+    text, machine = told["text"], told["machine"]
+    seeds = sorted({len(row["seeds"]) for row in told["league"] if row["seed_spread"] is not None})
+    several = f"{' or '.join(map(str, seeds))} seeds of every neural stage, " if seeds else ""
+    return (
+        f"{text['bytes']:,} bytes held out of {text['source']}, {text['resampled']}; {several}"
+        f"{machine['processor']}, {machine['device']}, {told['made'][:10]}"
+    )
+
+
+def draw(texts: dict[str, Told], picture: Path) -> None:
+    """A line a text over the stages, with the intervals of the text's noise. Raises SettingError for a place that
+    cannot be written or no kind of picture."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    matplotlib.rcParams |= {"svg.hashsalt": FORMAT, "svg.fonttype": "none"}  # the same figures, the same small file
+    figure, panel = pyplot.subplots(figsize=(9, 4.6), layout="constrained")
+    names: dict[int, str] = {}
+    for at, (name, told) in enumerate(texts.items()):
+        rows = [row for row in told["league"] if row["stage"] and row["bits_per_byte"] is not None]
+        names |= {row["stage"]: row["name"] for row in rows}
+        colour = COLOURS[at % len(COLOURS)]
+        places = [row["stage"] for row in rows]
+        heights, reach = [row["bits_per_byte"] for row in rows], [row["margin"] or 0.0 for row in rows]
+        panel.errorbar(places, heights, reach, fmt="o-", color=colour, capsize=3, markersize=4, label=name)
+        for row in rows:
+            seeds = row["bits_per_byte_by_seed"]
+            panel.plot([row["stage"]] * len(seeds), seeds, ".", color=colour, alpha=0.5)
+        floor = told["text"]["reference_lines"].get("exact entropy")
+        if floor is not None:
+            panel.axhline(floor, color=colour, linestyle=":", linewidth=1)
+            panel.annotate("exact entropy", (1, floor), (0, 4), textcoords="offset points", color=colour, fontsize=8)
+    labels = [f"{stage}\n" + names[stage].replace("-", "-\n") for stage in sorted(names)]
+    panel.set_xticks(sorted(names), labels, fontsize=8)
+    panel.set_ylabel("bits per byte, held out")
+    panel.set_ylim(bottom=0)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.grid(axis="y", alpha=0.25)
+    panel.legend(frameon=False)
+    try:
+        figure.savefig(picture, metadata={"Date": None} if picture.suffix == ".svg" else None)
+    except (OSError, ValueError) as error:
+        raise SettingError(f"--picture {picture}: cannot be drawn ({error}); name a .svg or .png") from error
+    finally:
+        pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    main()
