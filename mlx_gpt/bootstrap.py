@@ -70,6 +70,20 @@ def detectable(error: float) -> float:
     return (normal.inv_cdf((1 + LEVEL) / 2) + normal.inv_cdf(POWER)) * error
 
 
+def student_p(t: float, dof: int) -> float:
+    """The chance of |T| >= t with `dof` degrees of freedom (Abramowitz & Stegun 1964, 26.7.3 and 26.7.4)."""
+    angle = math.atan(abs(t) / math.sqrt(dof))
+    cos, sin = math.cos(angle), math.sin(angle)
+    odd = dof % 2
+    term = cos if odd else 1.0
+    total = 0.0 if dof == 1 else term
+    for k in range(2 + odd, dof - 1, 2):
+        term *= cos * cos * (k - 1) / k
+        total += term
+    within = 2 / math.pi * (angle + sin * total) if odd else sin * total
+    return max(0.0, 1 - within)
+
+
 def holm(p: Sequence[float]) -> list[float]:
     """p-values (N,), each raised so that 0.05 is the chance of any false finding among all (Holm 1979)."""
     raised, highest = [0.0] * len(p), 0.0

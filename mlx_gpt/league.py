@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from mlx_gpt.bootstrap import Estimate, detectable, estimate, holm
+from mlx_gpt.bootstrap import Estimate, detectable, estimate, holm, student_p
 from mlx_gpt.checkpoint import LAST, MODEL, Card, Checkpoint, load, read_card, runs
 from mlx_gpt.errors import CheckpointError, SettingError
 from mlx_gpt.folder import LOG
 from mlx_gpt.measure import Score
+from mlx_gpt.recipe import Counting
 
 WIDEST = 100  # columns of a table; what comes after is left to --json
 ALPHA = 0.05
@@ -92,18 +93,21 @@ def rows(entries: Sequence[Entry], floor: np.ndarray | None = None) -> list[Row]
 
     All entries must have scored the same units; floor (U,) is the bits that no model can beat.
     """
-    told, before = list[Row](), None
+    told, before, trained = list[Row](), None, None
     for group in _groups(entries):
+        noise = _noise_of_training(group)
         bits, sizes = np.mean([each.score.bits for each in group], axis=0), group[0].score.sizes
         told.append(_row(group, bits, sizes))
         if floor is not None:
             above = estimate(bits - floor, sizes)
             told[-1]["excess"] = above and {"value": above.value, "margin": above.margin}
         if before is not None:
-            told[-1]["difference"] = _difference(estimate(_less(bits, before), sizes), told[-2], told[-1])
-        before = bits
-    found = [row["difference"] for row in told if row["difference"]]
-    for each, p in zip(found, holm([each["p"] for each in found]), strict=True):
+            found = estimate(_less(bits, before), sizes)
+            noises = None if trained is None or noise is None else (trained, noise)
+            told[-1]["difference"] = found and _difference(found, told[-2]["run"], noises)
+        before, trained = bits, noise
+    differences = [row["difference"] for row in told if row["difference"]]
+    for each, p in zip(differences, holm([each["p"] for each in differences]), strict=True):
         each["p_holm"] = p
     return told
 
@@ -159,21 +163,31 @@ def _less(bits: np.ndarray, before: np.ndarray) -> np.ndarray:
         return bits - before
 
 
-def _difference(found: Estimate | None, above: Row, row: Row) -> Row | None:
-    """Of a row to the one above, with what training alone would make of it where both have several seeds."""
-    if found is None:
-        return None
-    spreads = [(each["seed_spread"], len(each["seeds"])) for each in (above, row)]
-    seeds = None
-    if all(spread is not None for spread, _ in spreads):
-        seeds = math.sqrt(sum(spread**2 / count for spread, count in spreads))
+def _noise_of_training(group: Sequence[Entry]) -> tuple[float, int] | None:
+    """The variance of the mean score of the seeds, and its degrees of freedom; none for counting, which has no chance
+    in it. None where one seed alone cannot tell."""
+    if len(group) > 1:
+        return float(np.var([each.score.bits_per_byte for each in group], ddof=1)) / len(group), len(group) - 1
+    return (0.0, 1) if isinstance(group[0].card.recipe, Counting) else None
+
+
+def _difference(found: Estimate, above: str, noises: Sequence[tuple[float, int]] | None) -> Row:
+    """Of a row to the run above it. Where both noises of training are known, p is that of Student's t with them and
+    that of the text (degrees of freedom: Welch 1947), unless the text alone has a larger one."""
+    p, seeds = found.p, None
+    if noises is not None:
+        seeds = math.sqrt(sum(variance for variance, _ in noises))
+        if seeds:
+            both = math.hypot(found.error, seeds)
+            freedom = both**4 / sum(variance**2 / count for variance, count in noises)
+            p = max(p, student_p(found.value / both, max(1, int(min(freedom, 1e3)))))
     return {
-        "to": above["run"],
+        "to": above,
         "value": found.value,
         "standard_error": found.error,
         "margin": found.margin,
-        "p": found.p,
-        "p_holm": found.p,
+        "p": p,
+        "p_holm": p,
         "detectable": detectable(found.error),
         "seed_standard_error": seeds,
     }
@@ -224,6 +238,8 @@ def legend(told: Sequence[Row], resampled: str) -> list[str]:
         least = sorted(each["detectable"] for each in found)
         by_pair = f" to {least[-1]:.4f}, by pair" if len(found) > 1 else ""
         said.append(f"*: the paired difference has p < {ALPHA} after Holm's correction over {len(found)}")
+        if any(each["seed_standard_error"] for each in found):
+            said.append("its p counts in the noise of training, where both rows have several seeds or only count")
         said.append(f"least difference that is found in 80 % of such texts: {least[0]:.4f}{by_pair}")
     if any(row["seed_spread"] is not None for row in told):
         said.append("seeds: runs averaged ± the standard deviation of their scores, which is the noise of training")

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlx_gpt.bootstrap import LEVEL, POWER, holm
+from mlx_gpt.bootstrap import LEVEL, POWER, holm, student_p
 
 ALPHA = 1 - LEVEL
 PAYS, COSTS, NONE_FOUND = "pays", "costs", "no difference found"
@@ -22,20 +22,6 @@ class Paired:
     margin: float
     p: float
     detectable: float
-
-
-def student_p(t: float, dof: int) -> float:
-    """The chance of |T| >= t with `dof` degrees of freedom (Abramowitz & Stegun 1964, 26.7.3 and 26.7.4)."""
-    angle = math.atan(abs(t) / math.sqrt(dof))
-    cos, sin = math.cos(angle), math.sin(angle)
-    odd = dof % 2
-    term = cos if odd else 1.0
-    total = 0.0 if dof == 1 else term
-    for k in range(2 + odd, dof - 1, 2):
-        term *= cos * cos * (k - 1) / k
-        total += term
-    within = 2 / math.pi * (angle + sin * total) if odd else sin * total
-    return max(0.0, 1 - within)
 
 
 def student_reach(p: float, dof: int) -> float:

@@ -76,6 +76,33 @@ def test_runs_that_differ_in_their_seed_alone_are_one_row() -> None:
     assert f"3 ± {row['seed_spread']:.4f}" in text and "rate" in text and "twin" in text
 
 
+def test_a_difference_that_other_seeds_might_not_show_is_not_marked() -> None:
+    """Means 0.95 and 1.00, sure by the text alone; between seeds 0.06 and 0.005 a run: t = 0.05 / 0.035 at about two
+    degrees of freedom has p near 0.3, t = 0.05 / 0.004 at about four is far beyond chance."""
+
+    def found(spread: float) -> dict:
+        groups = {9: (1.0, spread), 11: (0.95, spread)}
+        seeds = [
+            entry(number, f"{number}-{k}", mean + (k - 1) * wide, seed=k, noise=number * 10 + k)
+            for number, (mean, wide) in groups.items()
+            for k in range(3)
+        ]
+        return rows(seeds)[1]
+
+    sure, chance = found(0.005), found(0.06)
+    for each in (sure, chance):
+        difference = each["difference"]
+        assert difference["value"] == pytest.approx(-0.05, abs=0.01) and difference["margin"] < 0.02
+    assert sure["difference"]["p_holm"] < 0.01 and 0.2 < chance["difference"]["p_holm"] < 0.5
+    assert "counts in the noise of training" in "\n".join(legend([sure], "60 documents"))
+    counted = rows([entry(4, "a", 1.0), *[entry(11, f"s{k}", 0.9, seed=k, noise=20 + k) for k in range(3)]])[1]
+    assert counted["difference"]["seed_standard_error"] > 0  # counting has no chance in it
+    single = rows([entry(9, "a", 1.0), entry(11, "b", 0.9)])[1]["difference"]
+    assert single["seed_standard_error"] is None and "counts in" not in "\n".join(
+        legend([counted | {"difference": single}], "x")
+    )
+
+
 def test_runs_of_other_text_or_tokenizer_are_no_seeds() -> None:
     """Scored on one text with --data, and alike in all else: two tokenizers that were given have the same kind."""
     given = Source((), "given", 512, 0)
