@@ -20,6 +20,7 @@ from mlx_gpt.reporting import collect, figures
 from mlx_gpt.reporting.asked import beginning, curve
 from mlx_gpt.reporting.kept import Earlier
 from mlx_gpt.reporting.markdown import markdown
+from mlx_gpt.reporting.numbers import without_text
 from mlx_gpt.reporting.page import page
 from mlx_gpt.reporting.where import where
 from mlx_gpt.reporting.written import WORD, Copies, distinct, measures, repetition, training_pieces
@@ -381,6 +382,69 @@ def test_a_counting_stage_is_one_point_of_the_curves() -> None:
         "valid": [[9.0, 3.0, 2.5]],
     }
     assert curve([], {}) == {"train": [], "valid": []}
+
+
+# without the text
+
+
+def fives(text: str) -> set[str]:
+    """All 5-grams of words."""
+    words = re.findall(r"[^\W\d_]+", text.replace("\\n", " ").lower())
+    return {" ".join(words[at : at + 5]) for at in range(len(words) - 4)}
+
+
+@pytest.fixture(scope="module")
+def published(told: dict, runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("published")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "load", None)  # all figures are those of the report with text
+        result = walk("--runs", runs, "--tokens", TOKENS, "--no-text", "--output", folder)
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def test_figures_alone_hold_nothing_of_the_text(told: dict, runs: Path, published: Path, corpus: Corpus) -> None:
+    theirs = set[str]()
+    for text in (corpus.train, corpus.valid, corpus.test):
+        theirs |= set().union(*(fives(corpus.tokenizer.decode(text.document(at))) for at in range(len(text))))
+    written = set().union(*(fives(each["text"]) for run in told["runs"] for each in run["samples"]))
+    for name in ("results.json", "report.md", "report.html"):
+        assert fives((runs / name).read_text()) & theirs and fives((runs / name).read_text()) & written
+        assert not fives((published / name).read_text()) & (theirs | written)
+
+
+def test_figures_alone_are_those_of_the_whole_report(told: dict, published: Path) -> None:
+    bare = json.loads((published / "results.json").read_text())
+    assert bare.keys() == told.keys() and bare["asked"]["prompts"] == [None] * 3
+    for name in ("league", "where", "frontiers", "written", "legend"):
+        assert bare[name] == told[name]
+    for mine, theirs in zip(bare["runs"], told["runs"], strict=True):
+        assert mine == {**theirs, "surprise": None, "samples": None}
+    assert bare["text"]["words"] == {"frequent": None, "rare": None, "total": told["text"]["words"]["total"]}
+    for name in ("report.md", "report.html"):
+        assert (published / name).read_text().count("Left out on wish") == 2
+
+
+def test_figures_alone_tell_a_later_report_of_skills_only(told: dict) -> None:
+    known = Earlier(without_text(told), told["text"]["key"], told["asked"])
+    assert known.text is None and known.written is None
+    assert known.runs == {run["sha256"]: {"skills": run["skills"]} for run in told["runs"]}
+
+
+def test_figures_alone_replace_no_report_with_text(told: dict, runs: Path) -> None:
+    before = (runs / "results.json").read_bytes()
+    result = walk("--runs", runs, "--no-text")
+    assert result.exit_code == 2 and "name another folder, --output" in result.output
+    assert (runs / "results.json").read_bytes() == before
+
+
+def test_figures_alone_open_without_an_error(published: Path) -> None:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here")
+    with Browser() as opened:
+        opened.open((published / "report.html").as_uri())
+        assert opened.value("document.querySelectorAll('#tracks button').length") == 11
+        assert opened.value("document.getElementById('passage')") is None and opened.errors == []
 
 
 # what is shown

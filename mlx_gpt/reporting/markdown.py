@@ -7,6 +7,7 @@ from typing import Any
 
 from mlx_gpt.reporting.frontier_section import frontier_markdown
 from mlx_gpt.reporting.frontiers import first_runs, told_apart
+from mlx_gpt.reporting.numbers import LEFT_OUT, has_text
 from mlx_gpt.reporting.skills import skills_markdown
 from mlx_gpt.reporting.where_section import markdown as where
 from mlx_gpt.reporting.words import count, excerpt, megabytes, named, percent, plain, time, verdict, with_margin
@@ -33,11 +34,11 @@ def markdown(told: Told) -> str:
         "## Skills",
         *(f"{plain(said)}\n\n{_table(head, rows)}" for said, head, rows in skills_markdown(first_runs(told))),
         "## Surprise of one passage",
-        _passage(told),
+        _passage(told) if has_text(told) else LEFT_OUT,
         "## Written text",
         _written(told),
         "## Samples",
-        *(_samples(told, at) for at in range(len(told["asked"]["prompts"]))),
+        *((_samples(told, at) for at in range(len(told["asked"]["prompts"]))) if has_text(told) else [LEFT_OUT]),
         "## Machine and versions",
         _table(["", ""], [[name, value] for name, value in told["machine"].items()]),
     ]

@@ -20,6 +20,7 @@ from mlx_gpt.reporting.figures import AXES, curves, ladder
 from mlx_gpt.reporting.frontier_section import section
 from mlx_gpt.reporting.frontiers import first_runs, told_apart
 from mlx_gpt.reporting.markdown import gaps
+from mlx_gpt.reporting.numbers import LEFT_OUT, has_text
 from mlx_gpt.reporting.skills import skills_section
 from mlx_gpt.reporting.where_section import section as where
 from mlx_gpt.reporting.words import bits, count, megabytes, named, percent, time, verdict, with_margin
@@ -55,8 +56,8 @@ COUNTED = ("words", "longest")  # the others are shares
 def page(told: Told) -> str:
     """The whole report."""
     told = told_apart(told)
-    style, script = _read("page.css"), _read("page.js")
-    text, machine = told["text"], told["machine"]
+    text, machine, quoted = told["text"], told["machine"], has_text(told)
+    style, script = _read("page.css"), _read("page.js") + (_read("text.js") if quoted else "")
     parts = {
         "policy": f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; base-uri 'none'",
         "style": style,
@@ -74,6 +75,8 @@ def page(told: Told) -> str:
         "lengths": choice("length", {str(length): f"{length} tokens" for length in _lengths(told)}, "The first"),
         "skills": skills_section(first_runs(told)),
         "where": where(told, _both),
+        "passage": _read("passage.html") if quoted else f"<p>{LEFT_OUT}</p>",
+        "samples": _read("samples.html") if quoted else f"<p>{LEFT_OUT}</p>",
         "written": _written(told),
         "machine": "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in machine.items()),
     }
@@ -103,7 +106,7 @@ def _data(told: Told) -> dict[str, Any]:
     return {
         "runs": [{name: run[name] for name in kept} for run in first_runs(told)],
         "asked": told["asked"],
-        "bytes": len(told["text"]["passage"].encode()),
+        "bytes": len((told["text"]["passage"] or "").encode()),
     }
 
 

@@ -113,7 +113,7 @@ def _notes(told: Told) -> list[str]:
 
 
 def _frequent(told: Told) -> str:
-    words = told["text"]["words"]["frequent"]
+    words = told["text"]["words"]["frequent"] or ()
     return ", ".join(words[:SHOWN]) + (", …" if len(words) > SHOWN else "")
 
 
@@ -213,5 +213,5 @@ def _key(found: Told) -> str:
 
 
 def _meanings(told: Told) -> list[tuple[str, str]]:
-    more = {"frequent": f": {_frequent(told)}"}
+    more = {"frequent": f": {_frequent(told)}"} if _frequent(told) else {}
     return [(each["name"], each["means"] + more.get(each["cause"], "")) for each in told["where"]["causes"]]
