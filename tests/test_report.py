@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -225,6 +226,29 @@ def test_the_first_run_stands_for_the_seeds_of_a_row(told: dict) -> None:
     last, again = told["league"][-1], {**told["runs"][-1], "run": "another seed"}
     league = [*told["league"][:-1], {**last, "runs": [*last["runs"], again["run"]]}]
     assert markdown({**told, "league": league, "runs": [*told["runs"], again]}) == markdown(told)
+
+
+def test_later_seeds_are_asked_for_what_has_a_mean_alone(runs: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / stages.stage(9).run, tmp_path / f"{stages.stage(9).run}-1"
+    for folder in (first, second):
+        shutil.copytree(runs / first.name, folder)
+    trained = checkpoint.load(first)
+    card = replace(trained.card, recipe=replace(trained.card.recipe, seed=1))
+    checkpoint.save(second / "model.safetensors", trained.model, trained.tokenizer, card)
+    with pytest.MonkeyPatch.context() as patch:
+        for _ in range(2):  # once more, and nothing is asked
+            assert walk("--runs", tmp_path, "--tokens", 4).exit_code == 0
+            patch.setattr(checkpoint, "load", None)
+    told = json.loads((tmp_path / "results.json").read_text())
+    (row,), names = told["league"], ("surprise", "samples", "skills", "written")
+    assert row["runs"] == [first.name, second.name] and row["seed_spread"] == 0
+    assert [[run[name] is None for name in names] for run in told["runs"]] == [[False] * 4, [True] * 4]
+    assert all(run["score"] and run["where"] for run in told["runs"])
+    assert "of several seeds" in (tmp_path / "report.html").read_text()
+    shutil.rmtree(first)  # now the other is the first
+    assert walk("--runs", tmp_path, "--tokens", 4).exit_code == 0
+    (run,) = json.loads((tmp_path / "results.json").read_text())["runs"]
+    assert run["run"] == second.name and None not in [run[name] for name in names]
 
 
 def test_nothing_is_asked_twice(told: dict, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,8 @@ where                  the bits of each row of the table by cause, place and occ
 runs                   each run by folder name: sha256 and bytes_on_disk of its model, stage, name, title, remembers,
                        `score` (nats (U,), tokens, seconds, context), `where` (as `causes` adds them up by parts),
                        `surprise` (pieces, bits), `samples`, `curve`, `written`, and `skills` as
-                       `mlx_gpt.skills --json` tells them
+                       `mlx_gpt.skills --json` tells them; the last five but `curve` are null for all seeds of a row
+                       but the first
 written                the same measures as there, of the held-out text itself
 missing_stages, left_out   what is not in it, and why
 

@@ -36,7 +36,8 @@ class Earlier:
         same = told["asked"] == told["asked"] | asked
         self.written = told["written"] if same else None
         for run in told["runs"]:
-            nats, (pieces, bits) = run["score"]["nats"], (run["surprise"][name] for name in ("pieces", "bits"))
+            surprise = run["surprise"] or {"pieces": [], "bits": []}
+            nats, pieces, bits = run["score"]["nats"], surprise["pieces"], surprise["bits"]
             if len(nats) != len(told["text"]["sizes"]) or len(pieces) != len(bits):
                 raise ValueError("lists that do not fit")
             if not all(each is None or type(each) in (int, float) for each in [*nats, *bits]):
@@ -50,7 +51,7 @@ class Earlier:
     def _skills(self, told: dict[str, Any]) -> None:
         """Those of the probes as they are now."""
         for run in told["runs"]:
-            if run.get("skills", {}).get("version") == PROBES:
+            if (run.get("skills") or {}).get("version") == PROBES:
                 self.runs.setdefault(run["sha256"], {})["skills"] = run["skills"]
 
 
