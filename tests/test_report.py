@@ -508,7 +508,7 @@ def test_what_is_impossible_is_shown_as_such(told: dict) -> None:
     changed["runs"][3]["surprise"]["bits"][2] = None
     row = changed["where"]["rows"][3]
     row["bits_per_byte"][2] = row["differences"][2] = row["again"][0]["first"] = row["again"][0]["saved"] = None
-    row["places"] = [None] * len(row["places"])
+    row["places"] = [{"value": None, "margin": None}] * len(row["places"])
     assert "∞" in page(changed) and "∞" in markdown(changed)
 
 

@@ -227,8 +227,8 @@ class Collector:
     def _remarks(self, table: Sequence[dict[str, Any]]) -> list[str]:
         """Which runs stand for seeds where there is no mean of them, and which are not to be compared with others."""
         first = (
-            "of several seeds all are asked for their score and where the bits went, told as means; the first alone for "
-            "skills, passage, samples and measures, and its curve is the one that is drawn"
+            "of several seeds all are asked for their score and where the bits went, told as means; the first alone "
+            "for skills, passage, samples and measures, and its curve is the one that is drawn"
         )
         remarks = [first] if any(len(row["runs"]) > 1 for row in table) else []
         names = [run["run"] for run in self.runs if run["run"] in self.of_words]

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from mlx_gpt.reporting.figures import LETTER, apart, finite, grid, joined, svg, text, widened
-from mlx_gpt.reporting.words import bits, excerpt, named, short
+from mlx_gpt.reporting.words import bits, excerpt, named, short, with_margin
 
 Told = dict[str, Any]
 BAR, GAP, TOP, BOTTOM = 22, 9, 26, 40
@@ -53,12 +53,13 @@ def bars(found: Told, width: int) -> str:
 
 
 def places(found: Told, width: int) -> str:
-    """Bits per byte of each row by how many bytes of the document stand before, on a scale of powers of two."""
-    narrow, rows = width < 500, [row for row in found["rows"] if all(map(finite, row["places"]))]
+    """Bits per byte of each row by how many bytes of the document stand before, on a scale of powers of two, with 95 %
+    intervals."""
+    narrow, rows = width < 500, [row for row in found["rows"] if all(finite(each["value"]) for each in row["places"])]
     if len(found["places"]) < 2 or not rows:
         return ""
     left, right, height = 38, 28 if narrow else LABEL, 320 if narrow else 420
-    values = [value for row in rows for value in row["places"]]
+    values = [each["value"] for row in rows for each in row["places"]]
     low, high = widened(min(values), max(values))
     step = (width - left - right - 10) / (len(found["places"]) - 1)
 
@@ -77,17 +78,24 @@ def places(found: Told, width: int) -> str:
     parts.append(
         text((left + width - right) / 2, height - 4, "bytes of the document before it, or more", "tick", "middle")
     )
-    ends = [row["places"][-1] for row in rows]
+    ends = [row["places"][-1]["value"] for row in rows]
     labels = apart([y(end) for end in ends], 13, TOP, height - BOTTOM)
     for row, end, label in zip(rows, ends, labels, strict=True):
-        points = [(x(at), y(value)) for at, value in enumerate(row["places"])]
+        points = [(x(at), y(each["value"])) for at, each in enumerate(row["places"])]
         parts.append(f'<g class="track" data-run="{escape(row["run"])}"><title>{escape(name(row))}</title>')
         parts.append(f'<polyline class="valid" points="{joined(points)}"/>')
-        parts += [f'<circle class="look" cx="{a:.1f}" cy="{b:.1f}" r="2.5"/>' for a, b in points]
+        for (a, b), (first, _), each in zip(points, found["places"], row["places"], strict=True):
+            told = f"{name(row)}, {place(first)} bytes before: {with_margin(each['value'], each['margin'])}"
+            parts.append(f"<g><title>{escape(told)}</title>")
+            if finite(each["margin"]):
+                above, below = (y(min(max(each["value"] + side * each["margin"], low), high)) for side in (1, -1))
+                parts.append(f'<line class="reach" x1="{a:.1f}" x2="{a:.1f}" y1="{above:.1f}" y2="{below:.1f}"/>')
+            parts.append(f'<circle class="look" cx="{a:.1f}" cy="{b:.1f}" r="2.5"/></g>')
         tail = [(points[-1][0] + 4, y(end)), (width - right, label)]
         parts.append(f'<polyline class="leader" points="{joined(tail)}"/>')
         parts.append(text(width - right + 4, label + 4, name(row, narrow), "end-name") + "</g>")
-    said = "; ".join(f"{name(row)} from {row['places'][0]:.3f} to {row['places'][-1]:.3f}" for row in rows)
+    ends_said = [[f"{row['places'][at]['value']:.3f}" for at in (0, -1)] for row in rows]
+    said = "; ".join(f"{name(row)} from {one} to {other}" for row, (one, other) in zip(rows, ends_said, strict=True))
     return svg(width, height, f"Bits per byte by place in the document: {said}.", parts, "bits per byte at this place")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from mlx_gpt.league import ALPHA
 from mlx_gpt.reporting.elements import choice, meanings, scrolled
 from mlx_gpt.reporting.where_figures import bars, place, places
-from mlx_gpt.reporting.words import bits, named, percent, plain, verdict
+from mlx_gpt.reporting.words import bits, named, percent, plain, verdict, with_margin
 
 Told = dict[str, Any]
 Cell = tuple[str, float | None, str]  # what it says, by which number it is sorted, the class that colours it
@@ -35,8 +35,8 @@ LOST = (
 )
 PLACES = (
     "Bits per byte of what begins so far from the beginning of its document, without the marks that end documents: how "
-    "much a stage gains from what it has read. One that remembers nothing tells how hard the text itself is there; far "
-    "places are those of long documents."
+    "much a stage gains from what it has read, with the 95 % interval, bootstrap over the same parts of the text as "
+    "above. One that remembers nothing tells how hard the text itself is there; far places are those of long documents."
 )
 TRACKS = "The buttons of the learning curves bring stages out here too."
 FEW = "The documents are too short, or too few, to tell places apart."
@@ -153,7 +153,12 @@ def _difference(less: Told | None) -> Cell:
 
 def _placed(found: Told) -> Table:
     head = ["stage", *(f"{place(first)}–{last if last < 1024 else place(last + 1)}" for first, last in found["places"])]
-    return head, [[_named(row), *((bits(each), each, "") for each in row["places"])] for row in found["rows"]]
+    rows = [[_named(row), *(_at_place(each) for each in row["places"])] for row in found["rows"]]
+    return head, rows
+
+
+def _at_place(each: Told) -> Cell:
+    return with_margin(each["value"], each["margin"]), each["value"], ""
 
 
 def _again(found: Told) -> Table:
