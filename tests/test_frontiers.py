@@ -238,6 +238,7 @@ def test_passings_stand_in_the_row_of_who_is_ahead() -> None:
     assert rows == [["4 c", "", "", ""], ["9 a", "31.6 s", "", "–"], ["11 far", "✓", "–", ""]]
     assert passed(told["frontiers"], "seconds") == ["9 a passes 4 c at 31.6 s"]
     assert passed(told["frontiers"], "tokens") == ["9 a passes 4 c at 316 tokens"]
+    assert shown(told).count("picked on the very text it is judged on") == 2  # on both pages
     assert "9 a passes 4 c at 31.6 s" in shown(told) and "validation text" in shown(told)
 
 
