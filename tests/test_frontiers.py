@@ -35,7 +35,8 @@ def ladder(*told: tuple[int, str, dict[str, Any]]) -> tuple[list[dict[str, Any]]
         curve = {"train": [[1.0, 1.0, 5.0]] if each["gradients"] else []}
         curve["valid"] = [[10.0 * place, float(place), bits] for place, bits in each["looks"]]
         nats = (each["bits"] * math.log(2) * SIZES).tolist()
-        runs.append({"run": run, "bytes_on_disk": each["disk"], "curve": curve, "score": {"nats": nats}})
+        known = {"run": run, "bytes_on_disk": each["disk"], "counted": not each["gradients"]}
+        runs.append(known | {"curve": curve, "score": {"nats": nats}})
     return league, runs
 
 
@@ -102,6 +103,13 @@ def test_nothing_is_said_beyond_what_was_trained() -> None:
     assert met is not None and met.passings == [(pytest.approx(10**1.5), "a")]
     both = meeting(course("e", [(0.1, 3.0)], whole=True), counted)
     assert both is not None and both.ahead == "c" and both.passings == []
+
+
+def test_a_run_that_went_on_without_its_log_was_not_learnt_at_once() -> None:
+    league, runs = ladder((4, "04-c", COUNTED), (9, "09-a", {"looks": [(50, 2.0)]}))
+    runs[1]["curve"]["train"] = []  # one look and no training, as a curve of counting has it
+    counted, resumed = courses(league, runs, "seconds")
+    assert counted.whole and not resumed.whole and resumed.end == 50
 
 
 def test_the_lead_goes_from_one_to_another() -> None:

@@ -134,6 +134,7 @@ def test_a_beginning_ends_with_a_word() -> None:
 def test_a_report_tells_every_stage(told: dict) -> None:
     assert [row["stage"] for row in told["league"]] == stages.numbers() == [run["stage"] for run in told["runs"]]
     assert told["missing_stages"] == [] and told["left_out"] == {}
+    assert [run["counted"] for run in told["runs"]] == [number <= 4 for number in stages.numbers()]
     for run in told["runs"]:
         assert "".join(run["surprise"]["pieces"]) == told["text"]["passage"]
         assert {(each["prompt"], each["seed"]) for each in run["samples"]} == {

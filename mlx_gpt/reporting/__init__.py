@@ -12,7 +12,7 @@ league, legend         the rows of the table as `mlx_gpt.compare --json` tells t
 frontiers              what quality costs, as `frontiers` tells it
 where                  the bits of each row of the table by cause, place and occurrence, as `where` tells them
 runs                   each run by folder name: sha256 and bytes_on_disk of its model, stage, name, title, remembers,
-                       `score` (nats (U,), tokens, seconds, context), `where` (as `causes` adds them up by parts),
+                       whether it was `counted` at once, `score` (nats (U,), tokens, seconds, context), `where` (as `causes` adds them up by parts),
                        `surprise` (pieces, bits), `samples`, `curve`, `written`, and `skills` as
                        `mlx_gpt.skills --json` tells them; the last five but `curve` are null for all seeds of a row
                        but the first

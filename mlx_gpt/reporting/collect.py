@@ -24,6 +24,7 @@ from mlx_gpt.league import Entry, by_row, cards_in, legend, rows
 from mlx_gpt.measure import Score, measure
 from mlx_gpt.plot import read_log
 from mlx_gpt.probes import Asking
+from mlx_gpt.recipe import Counting
 from mlx_gpt.reporting import FORMAT, VERSION
 from mlx_gpt.reporting.asked import Asked, curve, excerpts, lengths, passage, passage_bits, prompts, samples
 from mlx_gpt.reporting.causes import Words
@@ -137,6 +138,7 @@ class Collector:
             "title": stage.title,
             "remembers": stage.remembers,
             "preset": card.preset,
+            "counted": isinstance(card.recipe, Counting),
             "curve": curve(read_log(log) if log.is_file() else [], card.scores),
             **dict.fromkeys(("surprise", "samples", "skills", "written")),
         }

@@ -26,8 +26,8 @@ MIDWAY = (
 )
 SPREAD = (
     "± after bits per byte: the standard deviation of seeds; after the next one: the 95 % interval of the difference, "
-    "paired on the same parts of the text. The best was picked on the very text it is judged on, without correction, so "
-    "it looks a little better than it is."
+    "paired on the same parts of the text. The best was picked on the very text it is judged on, without correction, "
+    "so it looks a little better than it is."
 )
 ENDED = "°: had ended before, and still is what it was; empty: not looked at yet"
 BETTER = "✓"
