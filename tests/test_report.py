@@ -338,6 +338,24 @@ def test_other_files_are_not_replaced(runs: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 
+def test_each_training_text_is_named_where_runs_are_judged_on_one(
+    runs: Path, corpus: Corpus, rough, tmp_path: Path
+) -> None:
+    folder, other = tmp_path / "mixed", tmp_path / "other.txt"
+    shutil.copytree(runs / stages.stage(1).run, folder / stages.stage(1).run)
+    (own,) = corpus.source.paths
+    source = replace(corpus.source, paths=(str(tmp_path / "deep" / "novel.txt"),))
+    save(2, rough(2), replace(corpus, text="another", source=source), folder)
+    save(3, rough(3), replace(corpus, text="0123456789"), folder)  # of the same name as the first
+    other.write_text("A text that nobody was trained on. It has two lines.\nThis is the second one of them.\n")
+    assert walk("--runs", folder, "--data", other, "--tokens", 4).exit_code == 0
+    for name in ("report.md", "report.html"):
+        text = (folder / name).read_text()
+        for said in (f"{Path(own).name} ({corpus.text[:8]}): 1 ", "novel.txt: 2 ", f"{Path(own).name} (01234567): 3 "):
+            assert f"Trained on {said}" in text
+    assert not any("Trained on" in (runs / name).read_text() for name in ("report.md", "report.html"))
+
+
 def test_runs_of_different_texts_are_refused(runs: Path, corpus: Corpus, rough, tmp_path: Path) -> None:
     import dataclasses
 

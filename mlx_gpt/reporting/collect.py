@@ -138,10 +138,19 @@ class Collector:
             "title": stage.title,
             "remembers": stage.remembers,
             "preset": card.preset,
+            "trained_on": self._trained_on(card),
             "counted": isinstance(card.recipe, Counting),
             "curve": curve(read_log(log) if log.is_file() else [], card.scores),
             **dict.fromkeys(("surprise", "samples", "skills", "written")),
         }
+
+    def _trained_on(self, card: Card) -> str:
+        """The name of a run's training text, with a part of its hash where another text has the same name."""
+        if card.preset == "imported":
+            return "a text that is not known (imported)"
+        name = _source(card.source.paths)
+        others = {each.text for each in self.cards.values() if _source(each.source.paths) == name}
+        return f"{name} ({card.text[:8]})" if len(others) > 1 else name
 
     def _describe(self, trained: Checkpoint) -> str:
         """The passage; before it, all that is to be known of the held-out text, by the first run that is asked."""
@@ -152,7 +161,7 @@ class Collector:
             shown = passage(text, tokenizer)
             self.text = {
                 "key": self.key,
-                "source": " ".join(Path(name).name for name in self.data or trained.card.source.paths) or "stories",
+                "source": _source(self.data or trained.card.source.paths),
                 "bytes": text.bytes,
                 "documents": len(text),
                 "resampled": str(parts),
@@ -266,6 +275,11 @@ class Collector:
             "missing_stages": [number for number in stages.numbers() if number not in found],
             "left_out": {name: why.replace(f"{self.folder}/", "") for name, why in self.left_out.items()},
         }
+
+
+def _source(paths: Sequence[str]) -> str:
+    """A text by the names of its files, without their folders."""
+    return " ".join(Path(name).name for name in paths) or "stories"
 
 
 def _measured(texts: dict[int, list[str]], copies: Copies | None) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ def markdown(told: Told) -> str:
         "# Report of the ladder",
         f"{text['bytes']:,} bytes held out of {plain(text['source'])}, documents: {count(text['documents'])}; "
         f"{told['made']}.",
+        *map(plain, trained_on(told)),
         *map(plain, gaps(told)),
         "## League table",
         _league(told),
@@ -43,6 +44,16 @@ def markdown(told: Told) -> str:
         _table(["", ""], [[name, value] for name, value in told["machine"].items()]),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def trained_on(told: Told) -> list[str]:
+    """Each training text and who was trained on it, in words; nothing where all were on the text of the page."""
+    texts = dict[str, list[str]]()
+    for run in first_runs(told):
+        texts.setdefault(run["trained_on"], []).append(named(run))
+    if texts.keys() == {told["text"]["source"]}:
+        return []
+    return [f"Trained on {text}: {', '.join(names)}." for text, names in texts.items()]
 
 
 def gaps(told: Told) -> list[str]:

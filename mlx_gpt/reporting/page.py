@@ -19,7 +19,7 @@ from mlx_gpt.reporting.elements import choice
 from mlx_gpt.reporting.figures import AXES, curves, ladder
 from mlx_gpt.reporting.frontier_section import section
 from mlx_gpt.reporting.frontiers import first_runs, told_apart
-from mlx_gpt.reporting.markdown import gaps
+from mlx_gpt.reporting.markdown import gaps, trained_on
 from mlx_gpt.reporting.numbers import LEFT_OUT, has_text
 from mlx_gpt.reporting.skills import skills_section
 from mlx_gpt.reporting.where_section import section as where
@@ -66,6 +66,7 @@ def page(told: Told) -> str:
         "source": escape(text["source"]),
         "made": escape(told["made"]),
         "lead": escape(_lead(told)),
+        "trained_on": "".join(f'<p class="quiet">{escape(said)}</p>' for said in trained_on(told)),
         "gaps": "".join(f'<p class="gap">{escape(said)}</p>' for said in gaps(told)),
         "league": _league(told),
         "legend": "".join(f"<li>{escape(said)}</li>" for said in told["legend"]),
