@@ -531,6 +531,18 @@ def test_what_is_impossible_is_shown_as_such(told: dict) -> None:
     assert "∞" in page(changed) and "∞" in markdown(changed)
 
 
+def test_tables_and_axes_are_drawn_in_one_place() -> None:
+    sources = {path.name: path.read_text() for path in Path(figures.__file__).parent.glob("*.py")}
+    for part, home in (("<table", "elements.py"), ('class="grid"', "figures.py")):
+        assert [name for name, source in sources.items() if part in source] == [home]
+
+
+def test_curves_above_a_picture_are_cut_off_not_drawn_along_its_edge() -> None:
+    frame = figures.Frame(760, (1.0, 100.0), (1.0, 2.0), 10, logarithmic=True)
+    assert frame.y(9.0) == frame.y(frame.high) == figures.TOP and frame.beyond(9.0) < 0
+    assert figures.LEFT < frame.x(1.0) < frame.x(100.0) < frame.right and list(frame.costs()) == [1.0, 10.0, 100.0]
+
+
 def test_labels_do_not_lie_upon_each_other() -> None:
     places = figures.apart([50.0, 51.0, 52.0, 10.0, 99.0], 13, 0, 100)
     assert np.diff(sorted(places)).min() >= 13 and max(places) <= 100
@@ -675,7 +687,7 @@ def test_a_phone_shows_all_of_it_in_both_schemes(browser: Browser, scheme: str) 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_figures_can_be_read_on_the_colours_of_skills(browser: Browser, scheme: str) -> None:
     browser.show(360, 740, scheme)
-    for shade in ("k1", "k6", "under", "h1", "h6"):
+    for shade in ("good s1", "good s6", "bad s6", "h1", "h6"):
         ink, card, over = browser.value(
             "((cell, kind) => {cell.className = kind; const of = each => getComputedStyle(each);"
             "return [of(cell).color, of(cell.closest('.scroll')).backgroundColor, of(cell).backgroundColor]})"

@@ -13,7 +13,7 @@ from mlx_gpt.measure import measure
 from mlx_gpt.reporting import causes
 from mlx_gpt.reporting.causes import Labels, Sums, Words, pieces
 from mlx_gpt.reporting.where import Witness, _again, _at_place
-from mlx_gpt.reporting.where_section import _difference
+from mlx_gpt.reporting.where_section import changed
 from mlx_gpt.tokenizer import Tokenizer
 from tests.test_bootstrap import encoded
 
@@ -149,8 +149,8 @@ def test_places_have_the_interval_of_the_parts_of_the_text_not_of_its_tokens() -
 
 def test_colour_is_for_differences_that_are_not_by_chance() -> None:
     less = {"value": -0.06, "margin": 0.05, "p": 0.02}
-    assert _difference({**less, "p_holm": 0.04})[2] == "less s4"  # 0.001, 0.005, 0.02 and 0.05 are reached
-    assert _difference({**less, "p_holm": 0.06})[2] == ""
+    assert changed({**less, "p_holm": 0.04}).kind == "good s4"  # 0.001, 0.005, 0.02 and 0.05 are reached
+    assert changed({**less, "p_holm": 0.06}).kind == ""
 
 
 def test_what_is_impossible_stays_infinite_in_its_cause() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from mlx_gpt.reporting.elements import changed
 from mlx_gpt.reporting.frontier_section import frontier_markdown
 from mlx_gpt.reporting.frontiers import first_runs, told_apart
 from mlx_gpt.reporting.numbers import LEFT_OUT, has_text
 from mlx_gpt.reporting.skills import skills_markdown
 from mlx_gpt.reporting.where_section import markdown as where
-from mlx_gpt.reporting.words import count, excerpt, megabytes, named, percent, plain, time, verdict, with_margin
+from mlx_gpt.reporting.words import count, excerpt, megabytes, named, percent, plain, time, titled, with_margin
 
 Told = dict[str, Any]
 
@@ -66,16 +67,15 @@ def gaps(told: Told) -> list[str]:
 
 
 def _league(told: Told) -> str:
-    head = ["stage", "name", "bits/byte", "to the stage before", "parameters", "trained", "tokens/s", "memory"]
+    head = ["stage", "bits/byte", "to the stage before", "parameters", "trained", "tokens/s", "memory"]
     free = sorted(((bits, name) for name, bits in told["text"]["reference_lines"].items()), reverse=True)
-    rows = [["", f"*{name}*", f"{bits:.4f}", "", "", "", "", ""] for bits, name in free]
+    rows = [[f"*{name}*", f"{bits:.4f}", "", "", "", "", ""] for bits, name in free]
     for row in told["league"]:
         rows.append(
             [
-                str(row["stage"] or ""),
-                row["name"] + ("" if row["finished"] else " …"),
+                titled(row),
                 with_margin(row["bits_per_byte"], row["margin"]),
-                verdict(row["difference"]),
+                changed(row["difference"]).text,
                 count(row["parameters"]),
                 time(row["seconds"]),
                 count(row["train_tokens_per_second"]),
