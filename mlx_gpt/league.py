@@ -112,17 +112,22 @@ def rows(entries: Sequence[Entry], floor: np.ndarray | None = None) -> list[Row]
     return told
 
 
-def _groups(entries: Sequence[Entry]) -> list[list[Entry]]:
+def by_row(runs: Iterable[tuple[int, str, Card]]) -> list[list[str]]:
+    """The runs of each row of the table, in its order; of each its stage, 0 for a mixture, its name and its card."""
     seen: Counter[Any] = Counter()
-    groups: dict[Any, list[Entry]] = {}
-    for each in sorted(entries, key=lambda entry: (entry.stage or math.inf, entry.run)):  # a mixture, 0, comes last
-        card = each.card
+    groups: dict[Any, list[str]] = {}
+    for stage, run, card in sorted(runs, key=lambda each: (each[0] or math.inf, each[1])):  # a mixture comes last
         packings = repr(sorted(card.packings.items()))
         recipe = replace(card.recipe, seed=0)
-        same = (each.stage, card.corpus, card.vocab_size, card.source.tokenizer, card.config, recipe, packings)
+        same = (stage, card.corpus, card.vocab_size, card.source.tokenizer, card.config, recipe, packings)
         seen[same, card.recipe.seed] += 1
-        groups.setdefault((same, seen[same, card.recipe.seed]), []).append(each)
+        groups.setdefault((same, seen[same, card.recipe.seed]), []).append(run)
     return list(groups.values())
+
+
+def _groups(entries: Sequence[Entry]) -> list[list[Entry]]:
+    named = {each.run: each for each in entries}
+    return [[named[run] for run in row] for row in by_row((each.stage, each.run, each.card) for each in entries)]
 
 
 def _row(group: Sequence[Entry], bits: np.ndarray, sizes: np.ndarray) -> Row:

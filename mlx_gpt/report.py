@@ -18,7 +18,10 @@ SEEDS = 4
 @click.option("--data", multiple=True, metavar="PATH...", help="Text to score instead of the runs' held-out split.")
 @click.option("--prompt", "prompts", multiple=True, help="A beginning of samples; may be given more than once.")
 @click.option("--tokens", type=click.IntRange(1), default=256, show_default=True, help="The most tokens of a sample.")
-def main(runs: Path, output: Path | None, data: tuple[str, ...], prompts: tuple[str, ...], tokens: int) -> None:
+@click.option("--no-text", is_flag=True, help="Figures alone, to be published where the text is not yours.")
+def main(
+    runs: Path, output: Path | None, data: tuple[str, ...], prompts: tuple[str, ...], tokens: int, no_text: bool
+) -> None:
     """Write report.html, report.md and results.json of all runs in a folder.
 
     The page shows the league table, the ladder, learning curves, the best stage for a given time, size or speed and
@@ -27,30 +30,40 @@ def main(runs: Path, output: Path | None, data: tuple[str, ...], prompts: tuple[
     copied from the training text. It is one file that asks no network for anything. Stages that are missing and runs
     that cannot be read are named. What results.json already knows of a model is not computed again.
 
+    With --no-text nothing in the three files is of the held-out or training text, or was written by a model: no
+    passage, prompt, sample or word. Give it another --output, and it takes the figures of the report with text.
+
     \b
     python -m mlx_gpt.report
+    python -m mlx_gpt.report --no-text --output published
     python -m mlx_gpt.report --runs runs --data other.txt --output other --prompt "Once upon a time"
     """
     from mlx_gpt.device import pick_device
-    from mlx_gpt.errors import CheckpointError
+    from mlx_gpt.errors import CheckpointError, SettingError
     from mlx_gpt.reporting import MARKDOWN, PAGE, RESULTS, kept
     from mlx_gpt.reporting.asked import Asked
     from mlx_gpt.reporting.collect import Collector
     from mlx_gpt.reporting.markdown import markdown
+    from mlx_gpt.reporting.numbers import has_text, without_text
     from mlx_gpt.reporting.page import page
     from mlx_gpt.sampling import Taste
 
     folder = runs if output is None else output
     earlier = kept.read(folder / RESULTS, notice)
+    if no_text and earlier and has_text(earlier):
+        raise SettingError(f"--no-text: {folder / RESULTS} holds the text and is kept; name another folder, --output")
+    if no_text and (runs / RESULTS).exists():
+        earlier = kept.read(runs / RESULTS, notice) or earlier
+    shown = without_text if no_text else dict
     pick_device()
     collector = Collector(runs, data, Asked(prompts, tuple(range(SEEDS)), tokens, Taste()), notice)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"--output {folder}: cannot be written ({error.strerror}); name another") from error
-    told = collector.collect(earlier, passing, lambda told: kept.write(folder / RESULTS, as_json(told)))
+    told = collector.collect(earlier, passing, lambda told: kept.write(folder / RESULTS, as_json(shown(told))))
     passing("")
-    text = as_json(told)
+    text = as_json(shown(told))
     told = json.loads(text)  # the pages show what the file says, where what is infinite is null
     kept.write(folder / RESULTS, text)
     kept.write(folder / MARKDOWN, markdown(told))

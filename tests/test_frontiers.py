@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mlx_gpt.reporting.courses import Course, Lead, Track, courses, leads, meeting
-from mlx_gpt.reporting.frontier_figures import Frame, _beside, _overlap
+from mlx_gpt.reporting.figures import Frame
+from mlx_gpt.reporting.frontier_figures import _beside, _overlap
 from mlx_gpt.reporting.frontier_section import NO_CURVE, frontier_markdown, section
 from mlx_gpt.reporting.frontier_words import passed, passings, reached, short_answer
 from mlx_gpt.reporting.frontiers import frontiers, labels, marks, pareto, told_apart
@@ -35,7 +36,8 @@ def ladder(*told: tuple[int, str, dict[str, Any]]) -> tuple[list[dict[str, Any]]
         curve = {"train": [[1.0, 1.0, 5.0]] if each["gradients"] else []}
         curve["valid"] = [[10.0 * place, float(place), bits] for place, bits in each["looks"]]
         nats = (each["bits"] * math.log(2) * SIZES).tolist()
-        runs.append({"run": run, "bytes_on_disk": each["disk"], "curve": curve, "score": {"nats": nats}})
+        known = {"run": run, "bytes_on_disk": each["disk"], "counted": not each["gradients"]}
+        runs.append(known | {"curve": curve, "score": {"nats": nats}})
     return league, runs
 
 
@@ -102,6 +104,13 @@ def test_nothing_is_said_beyond_what_was_trained() -> None:
     assert met is not None and met.passings == [(pytest.approx(10**1.5), "a")]
     both = meeting(course("e", [(0.1, 3.0)], whole=True), counted)
     assert both is not None and both.ahead == "c" and both.passings == []
+
+
+def test_a_run_that_went_on_without_its_log_was_not_learnt_at_once() -> None:
+    league, runs = ladder((4, "04-c", COUNTED), (9, "09-a", {"looks": [(50, 2.0)]}))
+    runs[1]["curve"]["train"] = []  # one look and no training, as a curve of counting has it
+    counted, resumed = courses(league, runs, "seconds")
+    assert counted.whole and not resumed.whole and resumed.end == 50
 
 
 def test_the_lead_goes_from_one_to_another() -> None:
@@ -234,16 +243,17 @@ def shown(told: dict[str, Any]) -> str:
 def test_passings_stand_in_the_row_of_who_is_ahead() -> None:
     far = {"looks": [(1e4, 1.0), (1e5, 0.5)]}
     told = told_of((4, "04-c", COUNTED), (9, "09-a", {"looks": FALLING}), (11, "11-far", far))
-    rows = [[said for said, _ in row] for row in passings(told["frontiers"], "seconds").rows]
+    rows = [[cell.text for cell in row] for row in passings(told["frontiers"], "seconds").rows]
     assert rows == [["4 c", "", "", ""], ["9 a", "31.6 s", "", "–"], ["11 far", "✓", "–", ""]]
     assert passed(told["frontiers"], "seconds") == ["9 a passes 4 c at 31.6 s"]
     assert passed(told["frontiers"], "tokens") == ["9 a passes 4 c at 316 tokens"]
+    assert shown(told).count("picked on the text it is judged on") == 2  # on both pages
     assert "9 a passes 4 c at 31.6 s" in shown(told) and "validation text" in shown(told)
 
 
 def test_what_was_not_looked_at_is_empty_and_what_ended_is_marked() -> None:
     told = told_of((4, "04-c", COUNTED), (9, "09-a", {"looks": [(5, 3.0), (50, 2.0)]}))
-    rows = [[said for said, _ in row] for row in reached(told["frontiers"], "seconds").rows]
+    rows = [[cell.text for cell in row] for row in reached(told["frontiers"], "seconds").rows]
     # at 10 s: 3 - log10 2
     assert rows[0] == ["4 c", "2.5000", "2.5000", "2.5000", "2.5000", "from 0.5 s to 15.8 s"]
     assert rows[1] == ["9 a", "", "2.6990", "2.0000 °", "2.0000 °", "from 15.8 s"]
@@ -297,7 +307,7 @@ def test_runs_of_one_stage_are_told_apart() -> None:
 
 
 def test_names_of_close_points_do_not_lie_upon_each_other() -> None:
-    frame = Frame([1.0, 100.0], 1.0, 2.0, 10, 760)
+    frame = Frame(760, (1.0, 100.0), (1.0, 2.0), 10, logarithmic=True)
     places = [(300 + 3.0 * at, 200 + 2.0 * at) for at in range(9)]
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in places]
     for place in places:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from mlx_gpt.reporting import collect, figures
 from mlx_gpt.reporting.asked import beginning, curve
 from mlx_gpt.reporting.kept import Earlier
 from mlx_gpt.reporting.markdown import markdown
+from mlx_gpt.reporting.numbers import without_text
 from mlx_gpt.reporting.page import page
 from mlx_gpt.reporting.where import where
 from mlx_gpt.reporting.written import WORD, Copies, distinct, measures, repetition, training_pieces
@@ -132,6 +134,7 @@ def test_a_beginning_ends_with_a_word() -> None:
 def test_a_report_tells_every_stage(told: dict) -> None:
     assert [row["stage"] for row in told["league"]] == stages.numbers() == [run["stage"] for run in told["runs"]]
     assert told["missing_stages"] == [] and told["left_out"] == {}
+    assert [run["counted"] for run in told["runs"]] == [number <= 4 for number in stages.numbers()]
     for run in told["runs"]:
         assert "".join(run["surprise"]["pieces"]) == told["text"]["passage"]
         assert {(each["prompt"], each["seed"]) for each in run["samples"]} == {
@@ -226,6 +229,29 @@ def test_the_first_run_stands_for_the_seeds_of_a_row(told: dict) -> None:
     assert markdown({**told, "league": league, "runs": [*told["runs"], again]}) == markdown(told)
 
 
+def test_later_seeds_are_asked_for_what_has_a_mean_alone(runs: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / stages.stage(9).run, tmp_path / f"{stages.stage(9).run}-1"
+    for folder in (first, second):
+        shutil.copytree(runs / first.name, folder)
+    trained = checkpoint.load(first)
+    card = replace(trained.card, recipe=replace(trained.card.recipe, seed=1))
+    checkpoint.save(second / "model.safetensors", trained.model, trained.tokenizer, card)
+    with pytest.MonkeyPatch.context() as patch:
+        for _ in range(2):  # once more, and nothing is asked
+            assert walk("--runs", tmp_path, "--tokens", 4).exit_code == 0
+            patch.setattr(checkpoint, "load", None)
+    told = json.loads((tmp_path / "results.json").read_text())
+    (row,), names = told["league"], ("surprise", "samples", "skills", "written")
+    assert row["runs"] == [first.name, second.name] and row["seed_spread"] == 0
+    assert [[run[name] is None for name in names] for run in told["runs"]] == [[False] * 4, [True] * 4]
+    assert all(run["score"] and run["where"] for run in told["runs"])
+    assert "of several seeds" in (tmp_path / "report.html").read_text()
+    shutil.rmtree(first)  # now the other is the first
+    assert walk("--runs", tmp_path, "--tokens", 4).exit_code == 0
+    (run,) = json.loads((tmp_path / "results.json").read_text())["runs"]
+    assert run["run"] == second.name and None not in [run[name] for name in names]
+
+
 def test_nothing_is_asked_twice(told: dict, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> None:
         raise AssertionError("a model was loaded")
@@ -312,6 +338,24 @@ def test_other_files_are_not_replaced(runs: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
 
 
+def test_each_training_text_is_named_where_runs_are_judged_on_one(
+    runs: Path, corpus: Corpus, rough, tmp_path: Path
+) -> None:
+    folder, other = tmp_path / "mixed", tmp_path / "other.txt"
+    shutil.copytree(runs / stages.stage(1).run, folder / stages.stage(1).run)
+    (own,) = corpus.source.paths
+    source = replace(corpus.source, paths=(str(tmp_path / "deep" / "novel.txt"),))
+    save(2, rough(2), replace(corpus, text="another", source=source), folder)
+    save(3, rough(3), replace(corpus, text="0123456789"), folder)  # of the same name as the first
+    other.write_text("A text that nobody was trained on. It has two lines.\nThis is the second one of them.\n")
+    assert walk("--runs", folder, "--data", other, "--tokens", 4).exit_code == 0
+    for name in ("report.md", "report.html"):
+        text = (folder / name).read_text()
+        for said in (f"{Path(own).name} ({corpus.text[:8]}): 1 ", "novel.txt: 2 ", f"{Path(own).name} (01234567): 3 "):
+            assert f"Trained on {said}" in text
+    assert not any("Trained on" in (runs / name).read_text() for name in ("report.md", "report.html"))
+
+
 def test_runs_of_different_texts_are_refused(runs: Path, corpus: Corpus, rough, tmp_path: Path) -> None:
     import dataclasses
 
@@ -383,6 +427,69 @@ def test_a_counting_stage_is_one_point_of_the_curves() -> None:
     assert curve([], {}) == {"train": [], "valid": []}
 
 
+# without the text
+
+
+def fives(text: str) -> set[str]:
+    """All 5-grams of words."""
+    words = re.findall(r"[^\W\d_]+", text.replace("\\n", " ").lower())
+    return {" ".join(words[at : at + 5]) for at in range(len(words) - 4)}
+
+
+@pytest.fixture(scope="module")
+def published(told: dict, runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("published")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "load", None)  # all figures are those of the report with text
+        result = walk("--runs", runs, "--tokens", TOKENS, "--no-text", "--output", folder)
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def test_figures_alone_hold_nothing_of_the_text(told: dict, runs: Path, published: Path, corpus: Corpus) -> None:
+    theirs = set[str]()
+    for text in (corpus.train, corpus.valid, corpus.test):
+        theirs |= set().union(*(fives(corpus.tokenizer.decode(text.document(at))) for at in range(len(text))))
+    written = set().union(*(fives(each["text"]) for run in told["runs"] for each in run["samples"]))
+    for name in ("results.json", "report.md", "report.html"):
+        assert fives((runs / name).read_text()) & theirs and fives((runs / name).read_text()) & written
+        assert not fives((published / name).read_text()) & (theirs | written)
+
+
+def test_figures_alone_are_those_of_the_whole_report(told: dict, published: Path) -> None:
+    bare = json.loads((published / "results.json").read_text())
+    assert bare.keys() == told.keys() and bare["asked"]["prompts"] == [None] * 3
+    for name in ("league", "where", "frontiers", "written", "legend"):
+        assert bare[name] == told[name]
+    for mine, theirs in zip(bare["runs"], told["runs"], strict=True):
+        assert mine == {**theirs, "surprise": None, "samples": None}
+    assert bare["text"]["words"] == {"frequent": None, "rare": None, "total": told["text"]["words"]["total"]}
+    for name in ("report.md", "report.html"):
+        assert (published / name).read_text().count("Left out on wish") == 2
+
+
+def test_figures_alone_tell_a_later_report_of_skills_only(told: dict) -> None:
+    known = Earlier(without_text(told), told["text"]["key"], told["asked"])
+    assert known.text is None and known.written is None
+    assert known.runs == {run["sha256"]: {"skills": run["skills"]} for run in told["runs"]}
+
+
+def test_figures_alone_replace_no_report_with_text(told: dict, runs: Path) -> None:
+    before = (runs / "results.json").read_bytes()
+    result = walk("--runs", runs, "--no-text")
+    assert result.exit_code == 2 and "name another folder, --output" in result.output
+    assert (runs / "results.json").read_bytes() == before
+
+
+def test_figures_alone_open_without_an_error(published: Path) -> None:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here")
+    with Browser() as opened:
+        opened.open((published / "report.html").as_uri())
+        assert opened.value("document.querySelectorAll('#tracks button').length") == 11
+        assert opened.value("document.getElementById('passage')") is None and opened.errors == []
+
+
 # what is shown
 
 
@@ -420,8 +527,20 @@ def test_what_is_impossible_is_shown_as_such(told: dict) -> None:
     changed["runs"][3]["surprise"]["bits"][2] = None
     row = changed["where"]["rows"][3]
     row["bits_per_byte"][2] = row["differences"][2] = row["again"][0]["first"] = row["again"][0]["saved"] = None
-    row["places"] = [None] * len(row["places"])
+    row["places"] = [{"value": None, "margin": None}] * len(row["places"])
     assert "∞" in page(changed) and "∞" in markdown(changed)
+
+
+def test_tables_and_axes_are_drawn_in_one_place() -> None:
+    sources = {path.name: path.read_text() for path in Path(figures.__file__).parent.glob("*.py")}
+    for part, home in (("<table", "elements.py"), ('class="grid"', "figures.py")):
+        assert [name for name, source in sources.items() if part in source] == [home]
+
+
+def test_curves_above_a_picture_are_cut_off_not_drawn_along_its_edge() -> None:
+    frame = figures.Frame(760, (1.0, 100.0), (1.0, 2.0), 10, logarithmic=True)
+    assert frame.y(9.0) == frame.y(frame.high) == figures.TOP and frame.beyond(9.0) < 0
+    assert figures.LEFT < frame.x(1.0) < frame.x(100.0) < frame.right and list(frame.costs()) == [1.0, 10.0, 100.0]
 
 
 def test_labels_do_not_lie_upon_each_other() -> None:
@@ -568,7 +687,7 @@ def test_a_phone_shows_all_of_it_in_both_schemes(browser: Browser, scheme: str) 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_figures_can_be_read_on_the_colours_of_skills(browser: Browser, scheme: str) -> None:
     browser.show(360, 740, scheme)
-    for shade in ("k1", "k6", "under", "h1", "h6"):
+    for shade in ("good s1", "good s6", "bad s6", "h1", "h6"):
         ink, card, over = browser.value(
             "((cell, kind) => {cell.className = kind; const of = each => getComputedStyle(each);"
             "return [of(cell).color, of(cell.closest('.scroll')).backgroundColor, of(cell).backgroundColor]})"

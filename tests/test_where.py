@@ -12,8 +12,8 @@ from mlx_gpt.door import as_json
 from mlx_gpt.measure import measure
 from mlx_gpt.reporting import causes
 from mlx_gpt.reporting.causes import Labels, Sums, Words, pieces
-from mlx_gpt.reporting.where import Witness, _again
-from mlx_gpt.reporting.where_section import _difference
+from mlx_gpt.reporting.where import Witness, _again, _at_place
+from mlx_gpt.reporting.where_section import changed
 from mlx_gpt.tokenizer import Tokenizer
 from tests.test_bootstrap import encoded
 
@@ -71,6 +71,7 @@ def test_the_bits_of_all_causes_are_the_score(number: int, blocks: bool, rough, 
     assert np.allclose(sums.nats.sum(axis=0), score.nats, rtol=1e-12)
     assert (sums.tokens.sum(), sums.bytes.sum()) == (score.tokens, score.bytes)
     assert sums.places.sum() + sums.nats[causes.END].sum() == pytest.approx(score.nats.sum(), rel=1e-12)
+    assert np.array_equal(Sums.kept(json.loads(as_json(sums.json()))).place_bytes, sums.place_bytes)
     assert sums.place_bytes.sum() == score.bytes and sums.tokens[causes.END] == len(text)
     assert all(sums.tokens[: causes.BEGIN + 2]) and sums.words.sum() > 0
     kept = Sums.kept(witness.told(told, text, tokenizer, parts))
@@ -130,10 +131,26 @@ def test_words_that_stand_again_in_few_parts_have_no_interval_and_no_warning() -
     assert told[0] is not None and math.isinf(told[0]["saved"]["margin"]) and told[1:] == [None, None]
 
 
+def test_places_have_the_interval_of_the_parts_of_the_text_not_of_its_tokens() -> None:
+    """Documents of 40 bytes, all tokens of one alike: 40 times as many tokens tell no more than one of each."""
+    costs = np.random.default_rng(2).normal(2.0, 0.3, 60)
+    text = encoded(["." * 39 + "!"] * 60, BYTE)
+    logprobs = -np.repeat(costs, 41).astype(np.float32)
+    sums = Sums.of(Labels.of(text, BYTE, Words((), frozenset(), 0)), logprobs, text, BYTE.lengths(), text.starts)
+    assert [int(each) for each in sums.place_bytes.sum(axis=1)[:5]] == [240, 240, 480, 960, 480]  # 4, 4, 8, 16, 8 each
+    bits = sums.places[3] / math.log(2)
+    told = _at_place(bits, sums.place_bytes[3])
+    error = costs.std(ddof=1) / math.sqrt(60) / math.log(2)
+    assert told["value"] == pytest.approx(costs.mean() / math.log(2), rel=1e-6)
+    assert 1.8 * error < told["margin"] < 2.3 * error
+    few = np.where(np.arange(60) < 5, sums.place_bytes[3], 0)  # in five parts alone: nothing is told of others
+    assert math.isinf(_at_place(np.where(few, bits, 0), few)["margin"])
+
+
 def test_colour_is_for_differences_that_are_not_by_chance() -> None:
     less = {"value": -0.06, "margin": 0.05, "p": 0.02}
-    assert _difference({**less, "p_holm": 0.04})[2] == "less s4"  # 0.001, 0.005, 0.02 and 0.05 are reached
-    assert _difference({**less, "p_holm": 0.06})[2] == ""
+    assert changed({**less, "p_holm": 0.04}).kind == "good s4"  # 0.001, 0.005, 0.02 and 0.05 are reached
+    assert changed({**less, "p_holm": 0.06}).kind == ""
 
 
 def test_what_is_impossible_stays_infinite_in_its_cause() -> None:

@@ -153,7 +153,7 @@ class Sums:
     """What one model spends, in nats, over U parts of a text.
 
     nats, tokens, bytes   by cause (CAUSES, U), (CAUSES,), (CAUSES,)
-    places, place_bytes   by place (PLACES,), the ends of documents left out
+    places, place_bytes   by place (PLACES, U), the ends of documents left out
     saved, words          by pair (AGAIN, U): what words cost less the second, third, fourth time than the first, in
                           the part where they stand again, and how many they are
     first                 what these words cost where they stand first (AGAIN,)
@@ -176,16 +176,17 @@ class Sums:
         starts   (U + 1,)  position in the stream of the token before each part, and of the last token
         """
         parts = len(starts) - 1
-        by_cause, flat, by_place = np.zeros((CAUSES, parts)), np.zeros((2, CAUSES)), np.zeros((2, PLACES + 1))
+        by_cause, flat, by_place = np.zeros((CAUSES, parts)), np.zeros((2, CAUSES)), np.zeros((2, PLACES + 1, parts))
         before = on_disk((text.tokens + 1,), np.float64)  # what all tokens before each cost
         for first in range(0, text.tokens, CHUNK):
             last = min(first + CHUNK, text.tokens)
             nats = -logprobs[first:last].astype(np.float64)
             cause, place = labels.causes[first:last], labels.places[first:last]
             size = lengths[text.ids[first + 1 : last + 1]]
-            by_cause += _cells(cause, _part(np.arange(first, last), starts), (CAUSES, parts), nats)
+            part = _part(np.arange(first, last), starts)
+            by_cause += _cells(cause, part, (CAUSES, parts), nats)
             flat += [np.bincount(cause, each, CAUSES) for each in (None, size)]
-            by_place += [np.bincount(place, each, PLACES + 1) for each in (nats, size)]
+            by_place += [_cells(place, part, (PLACES + 1, parts), each) for each in (nats, size)]
             before[first + 1 : last + 1] = before[first] + np.cumsum(nats)
         saved, words, firsts = np.zeros((AGAIN, parts)), np.zeros((AGAIN, parts)), np.zeros(AGAIN)
         for start in range(0, len(labels.pairs), CHUNK):
@@ -201,15 +202,20 @@ class Sums:
         return cls(by_cause, tokens, spelled, by_place[0, :-1], place_bytes, saved, words, firsts)
 
     def json(self) -> dict[str, Any]:
-        """As results.json keeps them: to a thousandth of a nat."""
-        return {name: values.round(3).tolist() for name, values in vars(self).items()}
+        """As results.json keeps them: to a thousandth of a nat, no places beyond the end of the longest document."""
+        used = int(np.flatnonzero(self.place_bytes.any(axis=1)).max(initial=-1)) + 1
+        told = {**vars(self), "places": self.places[:used], "place_bytes": self.place_bytes[:used]}
+        return {name: values.round(3).tolist() for name, values in told.items()}
 
     @classmethod
     def kept(cls, told: dict[str, Any]) -> Sums:
         """Again from what `json` told; null is infinite. Raises KeyError, TypeError or ValueError for anything else."""
-        made = cls(*(_array(told[each.name]) for each in fields(cls)))
-        parts, by_cause, by_place = made.nats.shape[-1], (CAUSES,), (PLACES,)
-        again = (AGAIN, parts)
+        arrays = {each.name: _array(told[each.name]) for each in fields(cls)}
+        parts, by_cause = arrays["nats"].shape[-1], (CAUSES,)
+        for name in ("places", "place_bytes"):
+            used = arrays[name].reshape(-1, parts)
+            arrays[name] = np.concatenate([used, np.zeros((max(0, PLACES - len(used)), parts))])
+        made, by_place, again = cls(**arrays), (PLACES, parts), (AGAIN, parts)
         shapes = [(CAUSES, parts), by_cause, by_cause, by_place, by_place, again, again, (AGAIN,)]
         if [each.shape for each in vars(made).values()] != shapes:
             raise ValueError("lists that do not fit")

@@ -20,10 +20,11 @@ from mlx_gpt.corpus.documents import digest, files, named_paths
 from mlx_gpt.errors import CheckpointError, MlxGptError
 from mlx_gpt.folder import LOG
 from mlx_gpt.heldout import Notice, Shared
-from mlx_gpt.league import Entry, cards_in, legend, rows
+from mlx_gpt.league import Entry, by_row, cards_in, legend, rows
 from mlx_gpt.measure import Score, measure
 from mlx_gpt.plot import read_log
 from mlx_gpt.probes import Asking
+from mlx_gpt.recipe import Counting
 from mlx_gpt.reporting import FORMAT, VERSION
 from mlx_gpt.reporting.asked import Asked, curve, excerpts, lengths, passage, passage_bits, prompts, samples
 from mlx_gpt.reporting.causes import Words
@@ -69,25 +70,32 @@ class Collector:
 
         Raises CheckpointError where no run can be read, DataError where the held-out text is gone.
         """
-        known, waiting = self._known(before), []
+        known, found = self._known(before), dict[str, dict[str, Any]]()
         for folder, card in self.cards.items():
             try:
                 run = self._run(folder, card)
             except CheckpointError as error:
                 self.left_out[folder.name] = str(error)
                 continue
-            run |= known.runs.get(run["sha256"], {})
-            known_all = "skills" in run and run.get("written") is not None
-            if self.text is not None and self.written is not None and known_all:
-                self.runs.append(run)
-            else:
-                waiting.append(run)
-        waiting.sort(key=lambda run: run["run"] in self.of_words)  # the first describes the text; they cannot spell it
-        asked = len(waiting)
+            found[folder.name] = run | known.runs.get(run["sha256"], {})
+        table = by_row(
+            (found[run.name]["stage"], run.name, card) for run, card in self.cards.items() if run.name in found
+        )
+        table.sort(key=lambda row: row[0] in self.of_words)  # the first describes the text; they cannot spell it
+        asked = sum(not self._is_known(found[name], name == row[0]) for row in table for name in row)
+        number = 0
         try:
-            for number, run in enumerate(waiting, 1):
-                show(f"{number} of {asked}: {run['run']}")
-                self._ask(run)
+            for row in table:
+                first = True
+                for name in row:
+                    if self._is_known(found[name], first):
+                        self.runs.append(found[name])
+                    else:
+                        number += 1
+                        show(f"{number} of {asked}: {name}")
+                        if not self._ask(found[name], first):
+                            continue
+                    first = False
             show("looking for copies of the training text")
             self._measure()
         except BaseException:
@@ -97,6 +105,12 @@ class Collector:
         if not self.runs:
             raise CheckpointError(f"{self.folder}: no run can be read; {'; '.join(self.left_out.values())}")
         return self._told()
+
+    def _is_known(self, run: dict[str, Any], first: bool) -> bool:
+        """Whether a run, the first of its row or another seed, need not be asked."""
+        if self.text is None or self.written is None or "score" not in run:
+            return False
+        return not first or None not in (run["surprise"], run["samples"], run["skills"], run["written"])
 
     def _known(self, before: dict[str, Any]) -> Earlier:
         wanted = self.asked.json()
@@ -124,8 +138,19 @@ class Collector:
             "title": stage.title,
             "remembers": stage.remembers,
             "preset": card.preset,
+            "trained_on": self._trained_on(card),
+            "counted": isinstance(card.recipe, Counting),
             "curve": curve(read_log(log) if log.is_file() else [], card.scores),
+            **dict.fromkeys(("surprise", "samples", "skills", "written")),
         }
+
+    def _trained_on(self, card: Card) -> str:
+        """The name of a run's training text, with a part of its hash where another text has the same name."""
+        if card.preset == "imported":
+            return "a text that is not known (imported)"
+        name = _source(card.source.paths)
+        others = {each.text for each in self.cards.values() if _source(each.source.paths) == name}
+        return f"{name} ({card.text[:8]})" if len(others) > 1 else name
 
     def _describe(self, trained: Checkpoint) -> str:
         """The passage; before it, all that is to be known of the held-out text, by the first run that is asked."""
@@ -136,7 +161,7 @@ class Collector:
             shown = passage(text, tokenizer)
             self.text = {
                 "key": self.key,
-                "source": " ".join(Path(name).name for name in self.data or trained.card.source.paths) or "stories",
+                "source": _source(self.data or trained.card.source.paths),
                 "bytes": text.bytes,
                 "documents": len(text),
                 "resampled": str(parts),
@@ -156,13 +181,14 @@ class Collector:
             self.excerpts = excerpts(text, tokenizer, self.asked)
         return str(self.text["passage"])
 
-    def _ask(self, run: dict[str, Any]) -> None:
-        """Score, surprise and samples of a run, but for what is known already."""
+    def _ask(self, run: dict[str, Any], first: bool) -> bool:
+        """Score of a run, and of the first of a row surprise, samples and skills, but for what is known already; False
+        where it cannot be loaded."""
         try:
             trained = checkpoint.load(self.folder / run["run"])
         except CheckpointError as error:
             self.left_out[run["run"]] = str(error)
-            return
+            return False
         shown = self._describe(trained)
         if "score" not in run:
             assert self.witness is not None
@@ -176,21 +202,23 @@ class Collector:
                 "seconds": score.seconds,
                 "context": trained.model.memory().room,
             }
-        if "surprise" not in run:
+        if first and run["surprise"] is None:
             run["surprise"] = passage_bits(trained, shown)
-        if "samples" not in run:
+        if first and run["samples"] is None:
             run["samples"] = samples(trained, self.asked)
-        if "skills" not in run:
+        if first and run["skills"] is None:
             run["skills"] = self.asking.ask(trained, self.texts.of(trained), own=not self.data)
         run["written"] = None
         self.tokenizers[trained.card.corpus] = trained.tokenizer
         self.runs.append(run)
+        return True
 
     def _measure(self) -> None:
         """What can be told of new samples, each held against the text its own run was trained on."""
         corpora, held_out = {folder.name: card.corpus for folder, card in self.cards.items()}, self.excerpts
         for corpus, tokenizer in self.tokenizers.items():
-            members = [run for run in self.runs if run["written"] is None and corpora[run["run"]] == corpus]
+            new = [run for run in self.runs if run["written"] is None and run["samples"] is not None]
+            members = [run for run in new if corpora[run["run"]] == corpus]
             texts = [each["text"] for run in members for each in run["samples"]] + [each["text"] for each in held_out]
             found = Copies(texts)
             copies: Copies | None = found
@@ -210,7 +238,8 @@ class Collector:
     def _remarks(self, table: Sequence[dict[str, Any]]) -> list[str]:
         """Which runs stand for seeds where there is no mean of them, and which are not to be compared with others."""
         first = (
-            "where no mean of seeds is told (curves, skills, passage, samples, measures), the first run stands for all"
+            "of several seeds all are asked for their score and where the bits went, told as means; the first alone "
+            "for skills, passage, samples and measures, and its curve is the one that is drawn"
         )
         remarks = [first] if any(len(row["runs"]) > 1 for row in table) else []
         names = [run["run"] for run in self.runs if run["run"] in self.of_words]
@@ -246,6 +275,11 @@ class Collector:
             "missing_stages": [number for number in stages.numbers() if number not in found],
             "left_out": {name: why.replace(f"{self.folder}/", "") for name, why in self.left_out.items()},
         }
+
+
+def _source(paths: Sequence[str]) -> str:
+    """A text by the names of its files, without their folders."""
+    return " ".join(Path(name).name for name in paths) or "stories"
 
 
 def _measured(texts: dict[int, list[str]], copies: Copies | None) -> list[dict[str, Any]]:

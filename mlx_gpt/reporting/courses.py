@@ -94,13 +94,13 @@ class Lead:
 
 def courses(league: Sequence[Told], runs: Sequence[Told], axis: str) -> list[Course]:
     """The course of every row of the table that has a curve, by one of PLACES; seeds without a curve do not count."""
-    known = {run["run"]: run["curve"] for run in runs}
+    known = {run["run"]: run for run in runs}
     found = []
     for row in league:
-        curves = [known[run] for run in row["runs"]]
-        tracks = [track for curve in curves if (track := _track(curve["valid"], PLACES[axis])) is not None]
+        curves = [known[run]["curve"]["valid"] for run in row["runs"]]
+        tracks = [track for curve in curves if (track := _track(curve, PLACES[axis])) is not None]
         if tracks:
-            whole = all(not curve["train"] and len(curve["valid"]) == 1 for curve in curves if curve["valid"])
+            whole = all(known[run]["counted"] for run in row["runs"])
             found.append(Course(row["run"], tuple(tracks), whole))
     return found
 

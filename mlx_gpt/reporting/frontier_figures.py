@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from html import escape
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 
 from mlx_gpt.reporting import words
 from mlx_gpt.reporting.courses import Course, Lead, leads
-from mlx_gpt.reporting.figures import LETTER, Point, apart, finite, grid, joined, svg, text, widened
+from mlx_gpt.reporting.figures import LEFT, LETTER, LINE, NARROW, TOP, TURN, Frame, Point, finite, joined, svg, text
 from mlx_gpt.reporting.frontier_words import brief
 
 Told = dict[str, Any]
@@ -24,43 +23,9 @@ AXES = {
     "bytes_on_disk": ("bytes on disk", "bytes on disk"),
     "scoring": ("scoring speed", "seconds to score a megabyte"),
 }  # the name of each, and what is written below its picture
-TOP, BOTTOM, LEFT, LINE, TURN = 26, 40, 38, 13, 14
 AWAY = (-1.0, 1.0, -2.0, 2.0, -3.0, 3.0, -4.0, 4.0)  # lines up or down
 BELOW = [(side, step) for step in (0.9, 1.9, 2.9) for side in (-1, 1)]  # where no frontier goes through
 BESIDE = [(side, step) for step in (0.0, *AWAY) for side in (1, -1)]
-
-
-class Frame:
-    """A picture's place: cost from left to right by its logarithm, bits per byte upwards."""
-
-    def __init__(self, costs: Sequence[float], low: float, high: float, right: int, width: int) -> None:
-        self.width, self.height = width, 320 if width < 500 else 420
-        self.right, self.bottom = width - right, self.height - BOTTOM
-        self.low, self.high = widened(low, high)
-        first, last = math.log10(min(costs)), math.log10(max(costs))
-        room = 0.04 * max(last - first, 1.0)
-        self.first, self.last = first - room, last + room
-
-    def x(self, cost: float) -> float:
-        """In pixels."""
-        return LEFT + (math.log10(cost) - self.first) / (self.last - self.first) * (self.right - LEFT)
-
-    def y(self, bits: float) -> float:
-        """In pixels, no further than the edges."""
-        share = (self.high - min(max(bits, self.low), self.high)) / (self.high - self.low)
-        return TOP + share * (self.bottom - TOP)
-
-    def paper(self, said: str) -> list[str]:
-        """Lines and numbers, powers of ten or what is between them."""
-        parts = grid(self.low, self.high, self.y, LEFT, self.right)
-        steps = (1,) if self.last - self.first > 2 else (1, 2, 5)
-        powers = range(math.floor(self.first), math.ceil(self.last))
-        for value in (step * 10.0**power for power in powers for step in steps):
-            if self.first <= math.log10(value) <= self.last:
-                at = f"{self.x(value):.1f}"
-                parts.append(f'<line class="grid" x1="{at}" x2="{at}" y1="{TOP}" y2="{self.bottom}"/>')
-                parts.append(text(self.x(value), self.bottom + 16, words.short(value), "tick", "middle"))
-        return [*parts, text((LEFT + self.right) / 2, self.height - 4, said, "tick", "middle")]
 
 
 def learnt(found: Sequence[Course], names: dict[str, str], axis: str, width: int) -> str:
@@ -69,18 +34,18 @@ def learnt(found: Sequence[Course], names: dict[str, str], axis: str, width: int
         return ""
     places = [place for course in found for place in course.knots.tolist()]
     ends = [float(course.mean(np.array([course.done]))[0]) for course in found]
-    frame = Frame(places, min(ends), max(ends) * 1.15, 38 if width < 500 else 134, width)
-    parts = frame.paper(AXES[axis][1])
+    span, bits = (min(places), max(places)), (min(ends), max(ends) * 1.15)
+    frame = Frame(width, span, bits, 38 if width < NARROW else 134, logarithmic=True)
+    parts = frame.paper(frame.costs(), AXES[axis][1])
     for course in found:
         looks = list(zip(course.knots.tolist(), course.mean(course.knots).tolist(), strict=True))
         parts.append(f'<polyline class="course" points="{joined(_inside(frame, looks))}"/>')
         seen = [(frame.x(place), frame.y(value)) for place, value in looks if value <= frame.high]
         parts += [f'<circle class="off" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in seen]
-    lead, shown = leads(found), names if width >= 500 else brief(names)
+    lead, shown = leads(found), brief(names) if frame.narrow else names
     parts.append(f'<path class="frontier" d="{_envelope(frame, found, lead)}"/>')
     leading = {each.run for each in lead}
-    labels = apart([frame.y(end) for end in ends], LINE, TOP, frame.bottom)
-    for course, end, place in zip(found, ends, labels, strict=True):
+    for course, end, place in zip(found, ends, frame.beside(ends), strict=True):
         x, y, on = frame.x(course.done), frame.y(end), course.run in leading
         said = f"{names[course.run]}: {words.bits(end)} bits per byte at {words.cost(axis, course.done)}"
         still = [(x + 5, y), (frame.right, y), (frame.right + TURN, place)]
@@ -125,8 +90,9 @@ def paid(points: Sequence[Told], names: dict[str, str], axis: str, width: int) -
     bits = [each["bits_per_byte"] for each in points]
     margins = [each["margin"] if finite(each["margin"]) else 0.0 for each in points]
     ends = [value + side * margin for value, margin in zip(bits, margins, strict=True) for side in (-1, 1)]
-    frame = Frame([each["cost"] for each in points], min(ends), max(ends), 10, width)
-    parts = frame.paper(AXES[axis][1])
+    costs = [each["cost"] for each in points]
+    frame = Frame(width, (min(costs), max(costs)), (min(ends), max(ends)), 10, logarithmic=True)
+    parts = frame.paper(frame.costs(), AXES[axis][1])
     best = [each for each in points if each["beaten_by"] is None]
     line = [(frame.x(best[0]["cost"]), frame.y(frame.high))]
     for before, each in itertools.pairwise([best[0], *best]):
@@ -135,7 +101,7 @@ def paid(points: Sequence[Told], names: dict[str, str], axis: str, width: int) -
     line.append((frame.right, line[-1][1]))
     parts.append(f'<polyline class="frontier" points="{joined(line)}"/>')
     places = [(frame.x(each["cost"]), frame.y(each["bits_per_byte"])) for each in points]
-    written = names if width >= 500 else brief(names)
+    written = brief(names) if frame.narrow else names
     best_first = sorted(range(len(points)), key=lambda at: points[at]["beaten_by"] is not None)
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in places]
     for (x, y), (right, low) in itertools.pairwise(line):

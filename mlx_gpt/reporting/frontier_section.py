@@ -8,7 +8,7 @@ from typing import Any
 
 from mlx_gpt.reporting import frontier_words as said
 from mlx_gpt.reporting.courses import PLACES, courses
-from mlx_gpt.reporting.elements import choice, scrolled
+from mlx_gpt.reporting.elements import Table, choice, table
 from mlx_gpt.reporting.frontier_figures import AXES, learnt, paid
 from mlx_gpt.reporting.frontiers import POINTS
 from mlx_gpt.reporting.words import plain
@@ -36,24 +36,24 @@ def section(told: Told, drawn: Callable[[Callable[[int], str]], str]) -> str:
         "<span>lower is better, and so is further left</span></p>",
         f'<ul class="notes"><li>{escape(said.MIDWAY)}</li><li>{escape(said.SECONDS)}</li></ul>',
         "<h3>Best within</h3>",
-        _table(said.answers(found), "Best within"),
+        table(said.answers(found), "Best within", ""),
         f"<p>{escape(said.SPREAD)}</p>",
     ]
     if not learning:
         parts.append(f'<p class="gap">{NO_CURVE}</p>')
     for axis in learning:
         parts.append(f"<h3>At equal {AXES[axis][0]}, validation text</h3>")
-        parts.append(_table(said.reached(found, axis), f"At equal {AXES[axis][0]}", "sortable"))
+        parts.append(table(said.reached(found, axis), f"At equal {AXES[axis][0]}"))
     if learning:
         parts.append(f"<p>{escape(said.ENDED)}.{_without(found)}</p>")
     parts.append("<h3>At equal size and speed, held-out text</h3>")
-    parts.append(_table(said.paid(found, told["league"]), "At equal size and speed", "sortable"))
+    parts.append(table(said.paid(found, told["league"]), "At equal size and speed"))
     if learning:
         parts.append(f"<h3>Who passes whom, validation text</h3><p>{escape(PASSINGS)}</p>")
         parts.append(choice("passing", {axis: AXES[axis][0] for axis in learning}, "Passings over"))
     for axis in learning:
         listed = _items(said.passed(found, axis)) or "<li>Nobody passes anybody.</li>"
-        both = _table(said.passings(found, axis), f"Passings over {AXES[axis][0]}")
+        both = table(said.passings(found, axis), f"Passings over {AXES[axis][0]}", "")
         both += f"<details><summary>All of them in words</summary><ul>{listed}</ul></details>"
         parts.append(_part("passing", axis, both))
     return "\n".join(parts)
@@ -79,34 +79,14 @@ def _items(lines: Iterable[str]) -> str:
     return "".join(f"<li>{escape(line)}</li>" for line in lines)
 
 
-def _table(table: said.Table, name: str, kind: str = "") -> str:
-    """`kind` is its class: the script lets the headings of a sortable one be pressed."""
-    heads = (f"<button>{escape(each)}</button>" if kind else escape(each) for each in table.head)
-    body = []
-    for at, row in enumerate(table.rows):
-        cells = []
-        for place, (words, value) in enumerate(row):
-            tag, more = ("td", "") if place else ("th", ' scope="row"')
-            more += ' class="lead"' if (at, place) in table.best else ""
-            more += f' data-value="{"" if value is None else value}"' if kind else ""
-            cells.append(f"<{tag}{more}>{escape(words)}</{tag}>")
-        body.append(f"<tr>{''.join(cells)}</tr>")
-    head = "".join(f'<th scope="col">{each}</th>' for each in heads)
-    inside = f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
-    return scrolled(name, inside)
-
-
 def frontier_markdown(told: Told, tabled: Callable[[list[str], list[list[str]]], str]) -> list[str]:
     """Paragraphs of Markdown; `tabled` writes a table."""
     found = told["frontiers"]
     learning = [axis for axis in LEARNING if found["learning"][axis]["reached"]]
 
-    def written(table: said.Table) -> str:
-        rows = [
-            [f"**{cell}**" if (at, place) in table.best else cell for place, (cell, _) in enumerate(row)]
-            for at, row in enumerate(table.rows)
-        ]
-        return tabled(table.head, rows)
+    def written(found: Table) -> str:
+        rows = [[f"**{cell.text}**" if cell.kind == said.LEAD else cell.text for cell in row] for row in found.rows]
+        return tabled(list(map(str, found.head)), rows)
 
     parts = [
         said.SPLITS,

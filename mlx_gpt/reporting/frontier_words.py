@@ -1,15 +1,15 @@
-"""The frontiers in words and tables, for the page and for Markdown alike: a table is a head and rows of cells."""
+"""The frontiers in words and tables, for the page and for Markdown alike."""
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from mlx_gpt.reporting.elements import Cell, Table
 from mlx_gpt.reporting.frontiers import ASKED, POINTS
-from mlx_gpt.reporting.words import amount, bits, cost, signed, with_margin
+from mlx_gpt.reporting.words import amount, bits, cost, reach, signed
 
 Told = dict[str, Any]
 SPLITS = (
@@ -26,20 +26,12 @@ MIDWAY = (
 )
 SPREAD = (
     "± after bits per byte: the standard deviation of seeds; after the next one: the 95 % interval of the difference, "
-    "paired on the same parts of the text."
+    "paired on the same parts of the text. The best was picked on the text it is judged on, without correction, "
+    "so it looks a little better than it is."
 )
 ENDED = "°: had ended before, and still is what it was; empty: not looked at yet"
-BETTER = "✓"
+BETTER, LEAD = "✓", "lead"
 HEADS = {"parameters": "parameters", "bytes_on_disk": "on disk", "scoring": "to score 1 MB"}
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells as text, and the number that each is sorted by, or None. `best` are cells to bring out: row and column."""
-
-    head: list[str]
-    rows: list[list[tuple[str, float | None]]]
-    best: set[tuple[int, int]]
 
 
 def brief(labels: dict[str, str]) -> dict[str, str]:
@@ -73,38 +65,39 @@ def _named(told: Told, answer: Told) -> str:
 
 def answers(told: Told) -> Table:
     """What was asked, the best, its bits per byte, and by how much the next one is behind."""
-    rows: list[list[tuple[str, float | None]]] = []
+    rows = []
     for each in told["answers"]:
-        after, name = each["next"], told["labels"].get(each["run"], "none")
-        behind = ""
+        after, name, value = each["next"], told["labels"].get(each["run"], "none"), each["bits_per_byte"]
+        behind = Cell("")
         if after is not None:
-            behind = f"{told['labels'][after['run']]} {with_margin(after['more'], after['margin'], signed)}"
-        value = each["bits_per_byte"]
-        said = "" if value is None else with_margin(value, each["spread"])
-        rows.append([(each["asked"], None), (name, None), (said, value), (each["split"], None), (behind, None)])
-    return Table(["asked", "best", "bits/byte", "text", "next"], rows, set())
+            behind = Cell(f"{told['labels'][after['run']]} {signed(after['more'])}", None, reach(after["margin"]))
+        score = Cell("") if value is None else Cell(bits(value), value, reach(each["spread"]))
+        rows.append([Cell(each["asked"]), Cell(name), score, Cell(each["split"]), behind])
+    return Table(["asked", "best", "bits/byte", "text", "next"], rows)
 
 
 def reached(told: Told, axis: str) -> Table:
     """Rows by budgets of training, each with the spread of its seeds, and when it was the best of all."""
-    learning = told["learning"][axis]
-    rows: list[list[tuple[str, float | None]]] = []
-    best = set()
+    learning, rows = told["learning"][axis], list[list[Cell]]()
+    best = [
+        min((each["bits_per_byte"] for each in column if each), default=None)
+        for column in zip(*learning["reached"].values(), strict=True)
+    ]
     for run, each in learning["reached"].items():
-        cells: list[tuple[str, float | None]] = [(_seeds(told, learning, run), len(rows))]
-        for at in each:
-            said = "" if at is None else with_margin(at["bits_per_byte"], at["spread"]) + (" °" if at["ended"] else "")
-            cells.append((said, at and at["bits_per_byte"]))
+        cells = [Cell(_seeds(told, learning, run), len(rows))]
+        for at, least in zip(each, best, strict=True):
+            if at is None:
+                cells.append(Cell(""))
+                continue
+            value, ended = at["bits_per_byte"], " °" if at["ended"] else ""
+            cells.append(Cell(bits(value), value, reach(at["spread"]) + ended, LEAD if value == least else ""))
         led = [each for each in learning["leads"] if each["run"] == run]
         until = [f" to {amount(axis, each['last'])}" if each["last"] else "" for each in led]
         when = [f"from {amount(axis, each['first'])}{end}" for each, end in zip(led, until, strict=True)]
         beaten = None if led else told["labels"][learning["beaten_by"][run]]
-        cells.append(("; ".join(when) if led else f"beaten by {beaten}", led[0]["first"] if led else None))
+        cells.append(Cell("; ".join(when) if led else f"beaten by {beaten}", led[0]["first"] if led else None))
         rows.append(cells)
-    for column in range(1, 1 + len(learning["budgets"])):
-        known = [(row[column][1], at) for at, row in enumerate(rows) if row[column][1] is not None]
-        best |= {(min(known)[1], column)} if known else set()
-    return Table(["stage", *learning["budgets"], "best of all"], rows, best)
+    return Table(["stage", *learning["budgets"], "best of all"], rows)
 
 
 def _seeds(told: Told, learning: Told, run: str) -> str:
@@ -114,40 +107,35 @@ def _seeds(told: Told, learning: Told, run: str) -> str:
 
 def paid(told: Told, league: Sequence[Told]) -> Table:
     """Rows by what they cost, each with the number of the one that beats it there."""
-    named = brief(told["labels"])
-    rows: list[list[tuple[str, float | None]]] = []
-    best = set()
+    named, rows = brief(told["labels"]), []
     points = {axis: {each["run"]: each for each in told["points"][axis]} for axis in POINTS}
     for row in league:
-        cells = [(told["labels"][row["run"]], row["stage"]), (bits(row["bits_per_byte"]), row["bits_per_byte"])]
+        value = row["bits_per_byte"]
+        cells = [Cell(told["labels"][row["run"]], row["stage"]), Cell(bits(value), value)]
         for axis in POINTS:
             each = points[axis].get(row["run"])
-            if each and each["beaten_by"] is None:
-                best.add((len(rows), len(cells) + 1))
-            beaten = "" if each is None else "none" if each["beaten_by"] is None else named[each["beaten_by"]]
-            cells += [(amount(axis, each and each["cost"]), each and each["cost"]), (beaten, None)]
+            cost, by = (each["cost"], each["beaten_by"]) if each else (None, "")
+            beaten = Cell("none", kind=LEAD) if by is None else Cell(named.get(by, ""))
+            cells += [Cell(amount(axis, cost), cost), beaten]
         rows.append(cells)
-    return Table(["stage", "bits/byte", *(said for axis in POINTS for said in (HEADS[axis], "beaten by"))], rows, best)
+    return Table(["stage", "bits/byte", *(said for axis in POINTS for said in (HEADS[axis], "beaten by"))], rows)
 
 
 def passings(told: Told, axis: str) -> Table:
     """Who passes whom: in the row of the one that is ahead in the end, where it passed the other of the column."""
     learning = told["learning"][axis]
     names = list(learning["reached"])
-    cells: dict[tuple[str, str], tuple[str, float | None]] = {}
+    cells: dict[tuple[str, str], Cell] = {}
     for each in learning["meetings"]:
         one, other = each["runs"]
         if not each["known"]:
-            cells[one, other] = cells[other, one] = ("–", None)
+            cells[one, other] = cells[other, one] = Cell("–")
         elif each["ahead"] is not None:
             behind = other if each["ahead"] == one else one
             last = each["passings"][-1]["at"] if each["passings"] else None
-            cells[each["ahead"], behind] = (BETTER if last is None else amount(axis, last), last)
-    rows = [
-        [(told["labels"][name], None), *(cells.get((name, other), ("", None)) for other in names)] for name in names
-    ]
-    found = {(at, place) for at, row in enumerate(rows) for place, cell in enumerate(row) if cell[1] is not None}
-    return Table(["", *(brief(told["labels"])[name] for name in names)], rows, found)
+            cells[each["ahead"], behind] = Cell(BETTER) if last is None else Cell(amount(axis, last), last, kind=LEAD)
+    rows = [[Cell(told["labels"][name]), *(cells.get((name, other), Cell("")) for other in names)] for name in names]
+    return Table(["", *(brief(told["labels"])[name] for name in names)], rows)
 
 
 def passed(told: Told, axis: str) -> list[str]:

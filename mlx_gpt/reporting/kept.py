@@ -12,6 +12,7 @@ from mlx_gpt.probes.asking import VERSION as PROBES
 from mlx_gpt.replacing import replacing
 from mlx_gpt.reporting import FORMAT, VERSION
 from mlx_gpt.reporting.causes import Sums, Words
+from mlx_gpt.reporting.numbers import has_text
 
 
 class Earlier:
@@ -27,12 +28,16 @@ class Earlier:
         self.runs: dict[str, dict[str, Any]] = {}
         if not told or told["text"]["key"] != key:
             return
+        if not has_text(told):  # where the bits went is not known for new runs without the words
+            self._skills(told)
+            return
         Words.kept(told["text"]["words"])
         self.text = told["text"]
         same = told["asked"] == told["asked"] | asked
         self.written = told["written"] if same else None
         for run in told["runs"]:
-            nats, (pieces, bits) = run["score"]["nats"], (run["surprise"][name] for name in ("pieces", "bits"))
+            surprise = run["surprise"] or {"pieces": [], "bits": []}
+            nats, pieces, bits = run["score"]["nats"], surprise["pieces"], surprise["bits"]
             if len(nats) != len(told["text"]["sizes"]) or len(pieces) != len(bits):
                 raise ValueError("lists that do not fit")
             if not all(each is None or type(each) in (int, float) for each in [*nats, *bits]):
@@ -41,8 +46,13 @@ class Earlier:
                 raise ValueError("lists that do not fit")
             names = ("score", "where", "surprise", "samples", "written") if same else ("score", "where", "surprise")
             self.runs[run["sha256"]] = {name: run[name] for name in names}
-            if run.get("skills", {}).get("version") == PROBES:
-                self.runs[run["sha256"]]["skills"] = run["skills"]
+        self._skills(told)
+
+    def _skills(self, told: dict[str, Any]) -> None:
+        """Those of the probes as they are now."""
+        for run in told["runs"]:
+            if (run.get("skills") or {}).get("version") == PROBES:
+                self.runs.setdefault(run["sha256"], {})["skills"] = run["skills"]
 
 
 def read(path: Path, notice: Callable[[str], None]) -> dict[str, Any]:

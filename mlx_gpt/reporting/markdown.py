@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from mlx_gpt.reporting.elements import changed
 from mlx_gpt.reporting.frontier_section import frontier_markdown
 from mlx_gpt.reporting.frontiers import first_runs, told_apart
+from mlx_gpt.reporting.numbers import LEFT_OUT, has_text
 from mlx_gpt.reporting.skills import skills_markdown
 from mlx_gpt.reporting.where_section import markdown as where
-from mlx_gpt.reporting.words import count, excerpt, megabytes, named, percent, plain, time, verdict, with_margin
+from mlx_gpt.reporting.words import count, excerpt, megabytes, named, percent, plain, time, titled, with_margin
 
 Told = dict[str, Any]
 
@@ -22,6 +24,7 @@ def markdown(told: Told) -> str:
         "# Report of the ladder",
         f"{text['bytes']:,} bytes held out of {plain(text['source'])}, documents: {count(text['documents'])}; "
         f"{told['made']}.",
+        *map(plain, trained_on(told)),
         *map(plain, gaps(told)),
         "## League table",
         _league(told),
@@ -33,15 +36,25 @@ def markdown(told: Told) -> str:
         "## Skills",
         *(f"{plain(said)}\n\n{_table(head, rows)}" for said, head, rows in skills_markdown(first_runs(told))),
         "## Surprise of one passage",
-        _passage(told),
+        _passage(told) if has_text(told) else LEFT_OUT,
         "## Written text",
         _written(told),
         "## Samples",
-        *(_samples(told, at) for at in range(len(told["asked"]["prompts"]))),
+        *((_samples(told, at) for at in range(len(told["asked"]["prompts"]))) if has_text(told) else [LEFT_OUT]),
         "## Machine and versions",
         _table(["", ""], [[name, value] for name, value in told["machine"].items()]),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def trained_on(told: Told) -> list[str]:
+    """Each training text and who was trained on it, in words; nothing where all were on the text of the page."""
+    texts = dict[str, list[str]]()
+    for run in first_runs(told):
+        texts.setdefault(run["trained_on"], []).append(named(run))
+    if texts.keys() == {told["text"]["source"]}:
+        return []
+    return [f"Trained on {text}: {', '.join(names)}." for text, names in texts.items()]
 
 
 def gaps(told: Told) -> list[str]:
@@ -54,16 +67,15 @@ def gaps(told: Told) -> list[str]:
 
 
 def _league(told: Told) -> str:
-    head = ["stage", "name", "bits/byte", "to the stage before", "parameters", "trained", "tokens/s", "memory"]
+    head = ["stage", "bits/byte", "to the stage before", "parameters", "trained", "tokens/s", "memory"]
     free = sorted(((bits, name) for name, bits in told["text"]["reference_lines"].items()), reverse=True)
-    rows = [["", f"*{name}*", f"{bits:.4f}", "", "", "", "", ""] for bits, name in free]
+    rows = [[f"*{name}*", f"{bits:.4f}", "", "", "", "", ""] for bits, name in free]
     for row in told["league"]:
         rows.append(
             [
-                str(row["stage"] or ""),
-                row["name"] + ("" if row["finished"] else " …"),
+                titled(row),
                 with_margin(row["bits_per_byte"], row["margin"]),
-                verdict(row["difference"]),
+                changed(row["difference"]).text,
                 count(row["parameters"]),
                 time(row["seconds"]),
                 count(row["train_tokens_per_second"]),

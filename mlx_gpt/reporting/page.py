@@ -10,19 +10,21 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from html import escape
 from importlib import resources
 from string import Template
 from typing import Any
 
-from mlx_gpt.reporting.elements import choice
+from mlx_gpt.reporting.elements import FREE, Cell, Table, changed, choice, table
 from mlx_gpt.reporting.figures import AXES, curves, ladder
 from mlx_gpt.reporting.frontier_section import section
 from mlx_gpt.reporting.frontiers import first_runs, told_apart
-from mlx_gpt.reporting.markdown import gaps
+from mlx_gpt.reporting.markdown import gaps, trained_on
+from mlx_gpt.reporting.numbers import LEFT_OUT, has_text
 from mlx_gpt.reporting.skills import skills_section
 from mlx_gpt.reporting.where_section import section as where
-from mlx_gpt.reporting.words import bits, count, megabytes, named, percent, time, verdict, with_margin
+from mlx_gpt.reporting.words import bits, count, megabytes, named, percent, reach, time, titled, with_margin
 
 Told = dict[str, Any]
 WIDTHS = {"wide": 760, "narrow": 328}  # pixels of a picture, of which the style sheet shows one
@@ -50,13 +52,14 @@ FIGURES = (
     ("longest", "longest copy", "words of the longest passage whose every 8-gram stands in the training text"),
 )
 COUNTED = ("words", "longest")  # the others are shares
+EMPTY = Cell("")
 
 
 def page(told: Told) -> str:
     """The whole report."""
     told = told_apart(told)
-    style, script = _read("page.css"), _read("page.js")
-    text, machine = told["text"], told["machine"]
+    text, machine, quoted = told["text"], told["machine"], has_text(told)
+    style, script = _read("page.css"), _read("page.js") + (_read("text.js") if quoted else "")
     parts = {
         "policy": f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; base-uri 'none'",
         "style": style,
@@ -65,6 +68,7 @@ def page(told: Told) -> str:
         "source": escape(text["source"]),
         "made": escape(told["made"]),
         "lead": escape(_lead(told)),
+        "trained_on": "".join(f'<p class="quiet">{escape(said)}</p>' for said in trained_on(told)),
         "gaps": "".join(f'<p class="gap">{escape(said)}</p>' for said in gaps(told)),
         "league": _league(told),
         "legend": "".join(f"<li>{escape(said)}</li>" for said in told["legend"]),
@@ -74,6 +78,8 @@ def page(told: Told) -> str:
         "lengths": choice("length", {str(length): f"{length} tokens" for length in _lengths(told)}, "The first"),
         "skills": skills_section(first_runs(told)),
         "where": where(told, _both),
+        "passage": _read("passage.html") if quoted else f"<p>{LEFT_OUT}</p>",
+        "samples": _read("samples.html") if quoted else f"<p>{LEFT_OUT}</p>",
         "written": _written(told),
         "machine": "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in machine.items()),
     }
@@ -103,7 +109,7 @@ def _data(told: Told) -> dict[str, Any]:
     return {
         "runs": [{name: run[name] for name in kept} for run in first_runs(told)],
         "asked": told["asked"],
-        "bytes": len(told["text"]["passage"].encode()),
+        "bytes": len((told["text"]["passage"] or "").encode()),
     }
 
 
@@ -119,39 +125,26 @@ def _lead(told: Told) -> str:
 
 
 def _league(told: Told) -> str:
-    """The table; every cell has the number it is sorted by."""
+    """The table, among what costs no model."""
     rows = [_row(row) for row in told["league"]]
-    free = told["text"]["reference_lines"].items()
-    rows += [{"stage": (name, None), "bits/byte": (f"{value:.4f}", value)} for name, value in free]
-    columns = [(name, said) for name, said in COLUMNS if any(row.get(name, ("",))[0] for row in rows)]
-    head = "".join(
-        f'<th scope="col"{f" title={chr(34)}{escape(said)}{chr(34)}" if said else ""}><button>{name}</button></th>'
-        for name, said in columns
-    )
-    body = []
-    for at, row in enumerate(rows):
-        kind = "" if at < len(told["league"]) else ' class="free"'
-        cells = []
-        for name, _ in columns:
-            said, value = row.get(name, ("", None))
-            tag, scope = ("th", ' scope="row"') if name == "stage" else ("td", "")
-            cells.append(f'<{tag}{scope} data-value="{"" if value is None else value}">{escape(said)}</{tag}>')
-        body.append(f"<tr{kind}>{''.join(cells)}</tr>")
-    return f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody>"
+    for name, value in told["text"]["reference_lines"].items():
+        rows.append({"stage": Cell(name, kind=FREE), "bits/byte": Cell(bits(value), value)})
+    columns = [each for each in COLUMNS if any(row.get(each[0], EMPTY).said for row in rows)]
+    return table(Table(columns, [[row.get(name, EMPTY) for name, _ in columns] for row in rows]), "League table")
 
 
-def _row(row: dict[str, Any]) -> dict[str, tuple[str, float | None]]:
-    found, excess, spread = row["difference"], row["excess"], row["seed_spread"]
+def _row(row: dict[str, Any]) -> dict[str, Cell]:
+    found, excess, spread, per_byte = row["difference"], row["excess"], row["seed_spread"], row["bits_per_byte"]
     return {
-        "stage": (named(row) + ("" if row["finished"] else " …"), row["stage"]),
-        "bits/byte": (with_margin(row["bits_per_byte"], row["margin"]), row["bits_per_byte"]),
-        "to the stage before": (verdict(found), found and found["value"]),
-        "over floor": ("" if excess is None else bits(excess["value"]), excess and excess["value"]),
-        "seeds": ("" if spread is None else f"{len(row['seeds'])} ± {spread:.4f}", spread),
-        "parameters": (count(row["parameters"]), row["parameters"]),
-        "trained": (time(row["seconds"]), row["seconds"]),
-        "tokens/s": (count(row["train_tokens_per_second"]), row["train_tokens_per_second"]),
-        "memory": (megabytes(row["peak_memory"]), row["peak_memory"]),
+        "stage": Cell(titled(row), row["stage"]),
+        "bits/byte": Cell(bits(per_byte), per_byte, reach(row["margin"])),
+        "to the stage before": replace(changed(found), kind=""),
+        "over floor": Cell(bits(excess["value"]), excess["value"]) if excess else EMPTY,
+        "seeds": EMPTY if spread is None else Cell(f"{len(row['seeds'])}", spread, reach(spread)),
+        "parameters": Cell(count(row["parameters"]), row["parameters"]),
+        "trained": Cell(time(row["seconds"]), row["seconds"]),
+        "tokens/s": Cell(count(row["train_tokens_per_second"]), row["train_tokens_per_second"]),
+        "memory": Cell(megabytes(row["peak_memory"]), row["peak_memory"]),
     }
 
 
@@ -162,19 +155,13 @@ def _lengths(told: Told) -> list[int]:
 
 def _written(told: Told) -> str:
     """The table of what can be told of samples by counting, by length."""
-    head = "".join(
-        f'<th scope="col" title="{escape(said)}"><button>{name}</button></th>'
-        for name, said in (("stage", ""), ("tokens", "of each text, at most"), *(each[1:] for each in FIGURES))
-    )
-    body = []
-    each_run = [("held-out text", None, told["written"], ' class="free"')]
-    each_run += [(named(run), run["stage"], run["written"], "") for run in first_runs(told)]
-    for name, stage, measured, kind in each_run:
+    head = [("stage", ""), ("tokens", "of each text, at most"), *(each[1:] for each in FIGURES)]
+    each_run = [(Cell("held-out text", kind=FREE), told["written"])]
+    each_run += [(Cell(named(run), run["stage"]), run["written"]) for run in first_runs(told)]
+    rows, more = [], []
+    for name, measured in each_run:
         for each in measured or ():
-            cells = f'<th scope="row" data-value="{stage or ""}">{escape(name)}</th>'
-            cells += f'<td data-value="{each["tokens"]}">{each["tokens"]}</td>'
-            for key, _, _ in FIGURES:
-                shown = (count if key in COUNTED else percent)(each[key])
-                cells += f'<td data-value="{"" if each[key] is None else each[key]}">{shown}</td>'
-            body.append(f'<tr{kind} data-length="{each["tokens"]}">{cells}</tr>')
-    return f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody>"
+            shown = [Cell((count if key in COUNTED else percent)(each[key]), each[key]) for key, _, _ in FIGURES]
+            rows.append([name, Cell(str(each["tokens"]), each["tokens"]), *shown])
+            more.append(f' data-length="{each["tokens"]}"')
+    return table(Table(head, rows), "Measures of written text", more=more)

@@ -8,13 +8,13 @@ from itertools import groupby
 from typing import Any
 
 from mlx_gpt.probes import SKILLS
-from mlx_gpt.reporting.elements import meanings, scrolled
-from mlx_gpt.reporting.words import named
+from mlx_gpt.reporting.elements import Cell, Table, meanings, shade, table
+from mlx_gpt.reporting.words import named, reach, signed
 from mlx_gpt.stories import TAGS
 
 Told = dict[str, Any]
-Cell = tuple[str, str, str]  # a figure, how far its interval reaches, and the class that colours it
 SHADES = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85)  # of a probe, 0 to 1
+PROBED = [(skill.part, skill.asks) for skill in SKILLS]
 HEATS = (0.1, 0.3, 1.0, 2.5, 5.0, 10.0)  # bits above the floor
 PROBES = (
     "Twins of texts that differ in one word that decides, each with a right and a wrong way to go on, ± the reach of "
@@ -34,7 +34,7 @@ DISTANCES = (
 
 def skills_section(runs: Sequence[Told]) -> str:
     """The tables as HTML."""
-    parts = [f"<p>{escape(PROBES)}</p>", _matrix(runs, "Probes", _probes(runs), _grouped(runs))]
+    parts = [f"<p>{escape(PROBES)}</p>", _matrix(runs, "Probes", PROBED, _probes(runs), _groups())]
     asks = [(skill.name, skill.asks) for skill in SKILLS]
     parts.append(meanings("What each probe asks", asks))
     known = [run for run in runs if run["skills"]["dependencies"]]
@@ -43,10 +43,7 @@ def skills_section(runs: Sequence[Told]) -> str:
             rows = [run["skills"]["dependencies"][name] for run in known]
             columns = _columns(rows)
             parts.append(f"<p>{escape(said)}</p>")
-            heads = "".join(f'<th scope="col">{escape(each)}</th>' for each in columns)
-            parts.append(
-                _matrix(known, title, [_cells(each, columns, _excess) for each in rows], f"<tr><th></th>{heads}</tr>")
-            )
+            parts.append(_matrix(known, title, columns, [_cells(each, columns, _excess) for each in rows]))
             if name == "kinds":
                 parts.append(meanings("What has to be remembered", TAGS.items()))
     return "".join(parts)
@@ -63,10 +60,7 @@ def skills_markdown(runs: Sequence[Told]) -> list[tuple[str, list[str], list[lis
         names = [named(run) for run in members]
         columns = _columns(rows)
         cells = [_cells(each, columns, shown) for each in rows]
-        down = [
-            [column, *(f"{figure}{reach}" for figure, reach, _ in at)]
-            for column, *at in zip(columns, *cells, strict=True)
-        ]
+        down = [[column, *(cell.text for cell in at)] for column, *at in zip(columns, *cells, strict=True)]
         if members:
             told.append((said, [head, *names], down))
     return told
@@ -83,42 +77,39 @@ def _columns(rows: Sequence[Sequence[Told]]) -> list[str]:
 
 def _cells(row: Sequence[Told], columns: Sequence[str], shown: Callable[[Told], Cell]) -> list[Cell]:
     known = {each["name"]: shown(each) for each in row}
-    return [known.get(column, ("", "", "")) for column in columns]
+    return [known.get(column, Cell("")) for column in columns]
 
 
 def _score(row: Told) -> Cell:
     value = row["value"]
     if value is None:
-        return "–", "", ""
-    reach = max(row["high"] - value, value - row["low"])
-    shade = "" if row["low"] <= 0 else f"k{sum(value >= least for least in SHADES)}"
-    shade = "under" if row["high"] < 0 else shade  # chance has no colour
-    return f"{100 * value:.0f}".replace("-", "−"), f" ± {100 * reach:.0f}", shade
+        return Cell("–")
+    beyond = max(row["high"] - value, value - row["low"])
+    kind = shade("good", value, SHADES) if row["low"] > 0 else shade("bad", -value, SHADES) if row["high"] < 0 else ""
+    return Cell(signed(100 * value, 0).lstrip("+"), value, reach(100 * beyond, 0), kind)  # chance has no colour
 
 
 def _excess(row: Told) -> Cell:
-    value, margin = row["value"], row["margin"]
-    if value is None:
-        return "∞", "", f"h{len(HEATS)}"
-    reach = "" if margin is None else f" ± {margin:.2f}"
-    return f"{value:.2f}".replace("-", "−"), reach, f"h{sum(value >= least for least in HEATS)}"
+    value = row["value"]
+    heat = sum(value >= least for least in HEATS) if value is not None else len(HEATS)
+    figure = "∞" if value is None else signed(value, 2).lstrip("+")
+    return Cell(figure, value, "" if value is None else reach(row["margin"], 2), f"h{heat}")
 
 
-def _grouped(runs: Sequence[Told]) -> str:
-    """Two rows of headings: a group over its parts."""
-    above, below = "<th></th>", "<th></th>"
+def _groups() -> str:
+    """Headings of groups over their parts."""
+    above = "<th></th>"
     for group, members in groupby(SKILLS, key=lambda skill: skill.group):
-        each = list(members)
-        above += f'<th scope="colgroup" colspan="{len(each)}">{escape(group)}</th>'
-        below += "".join(f'<th scope="col" title="{escape(skill.asks)}">{escape(skill.part)}</th>' for skill in each)
-    return f"<tr>{above}</tr><tr>{below}</tr>"
+        above += f'<th scope="colgroup" colspan="{len(list(members))}">{escape(group)}</th>'
+    return f"<tr>{above}</tr>"
 
 
-def _matrix(runs: Sequence[Told], title: str, rows: Sequence[Sequence[Cell]], head: str) -> str:
-    body = []
-    for run, row in zip(runs, rows, strict=True):
-        cells = "".join(f'<td class="{kind}">{figure}<small>{reach}</small></td>' for figure, reach, kind in row)
-        name = escape(named(run))
-        body.append(f'<tr><th scope="row">{name}</th>{cells}</tr>')
-    table = f'<table class="matrix"><thead>{head}</thead><tbody>{"".join(body)}</tbody></table>'
-    return scrolled(title, table)
+def _matrix(
+    runs: Sequence[Told],
+    title: str,
+    head: Sequence[str | tuple[str, str]],
+    rows: Sequence[Sequence[Cell]],
+    above: str = "",
+) -> str:
+    cells = [[Cell(named(run), run["stage"]), *row] for run, row in zip(runs, rows, strict=True)]
+    return table(Table(["stage", *head], cells), title, "matrix", above)

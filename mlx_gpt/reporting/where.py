@@ -74,8 +74,9 @@ def words_of(trained: Checkpoint, text: Text, notice: Callable[[str], None]) -> 
 
 
 def where(league: Sequence[Told], runs: Sequence[Told], text: Told) -> Told:
-    """The section of results.json: `causes` with their shares of tokens and bytes, `rows` with bits per byte by cause
-    and place and the differences to the row before, `places` as the bytes before them, and what is gained `again`."""
+    """The section of results.json: `causes` with their shares of tokens and bytes; `rows` with bits per byte by cause
+    and the differences to the row before, bits per byte by place with their margins, and what is gained `again`;
+    `places` as the bytes before them."""
     kept = {run["run"]: run["where"] for run in runs}
     sums = [[Sums.kept(kept[name]) for name in row["runs"]] for row in league]
     alike = len({each["tokenizer"] for each in kept.values()}) == 1
@@ -83,7 +84,7 @@ def where(league: Sequence[Told], runs: Sequence[Told], text: Told) -> Told:
     flat = sums[0][0]
     causes = [each for each in causes if flat.tokens[each[3]].sum()]
     nats = [np.array([_mean(row, "nats")[where].sum(axis=0) for *_, where in causes]) for row in sums]  # (C, U)
-    places = [at for at in range(PLACES) if all(one.place_bytes[at] >= LEAST for row in sums for one in row)]
+    places = [at for at in range(PLACES) if all(one.place_bytes[at].sum() >= LEAST for row in sums for one in row)]
     sizes = np.array(text["parts"])
     told = []
     for at, (row, found) in enumerate(zip(league, sums, strict=True)):
@@ -91,13 +92,13 @@ def where(league: Sequence[Told], runs: Sequence[Told], text: Told) -> Told:
         if at:
             with np.errstate(invalid="ignore"):
                 lost = [_estimate(each, sizes) for each in bits - nats[at - 1] / math.log(2)]
-        spent = _mean(found, "places")[places] / math.log(2)
+        spent, here = _mean(found, "places")[places] / math.log(2), found[0].place_bytes[places]
         told.append(
             {
                 "run": row["run"],
                 "bits_per_byte": (bits.sum(axis=1) / text["bytes"]).tolist(),
                 "differences": [_told(each) for each in lost],
-                "places": (spent / _mean(found, "place_bytes")[places]).tolist(),
+                "places": [_at_place(*each) for each in zip(spent, here, strict=True)],
                 "again": _again(found),
             }
         )
@@ -145,6 +146,13 @@ def _again(found: Sequence[Sums]) -> list[Told | None]:
         each = {"first": float(first[at]) / count, "saved": _told(less)} if count else None
         told.append(each)
     return told
+
+
+def _at_place(bits: np.ndarray, sizes: np.ndarray) -> Told:
+    """Bits per byte of a place and their margin, from bits (U,) and bytes (U,) there in each part of the text."""
+    reached = sizes > 0
+    found = _estimate(bits[reached], sizes[reached])
+    return {"value": float(bits.sum() / sizes.sum()), "margin": found and found.margin}
 
 
 def _estimate(costs: np.ndarray, sizes: np.ndarray) -> Estimate | None:

@@ -6,12 +6,12 @@ import math
 from html import escape
 from typing import Any
 
-from mlx_gpt.reporting.figures import LETTER, apart, finite, grid, joined, svg, text, widened
-from mlx_gpt.reporting.words import bits, excerpt, named, short
+from mlx_gpt.reporting.figures import LETTER, NARROW, TOP, TURN, Frame, finite, joined, svg, text
+from mlx_gpt.reporting.words import bits, excerpt, named, short, with_margin
 
 Told = dict[str, Any]
-BAR, GAP, TOP, BOTTOM = 22, 9, 26, 40
-LABEL, LONGEST = 118, 18  # pixels and letters for the name of a stage
+BAR, GAP = 22, 9
+LABEL, LONGEST = 134, 18  # pixels and letters for the name of a stage
 
 
 def name(row: Told, narrow: bool = False) -> str:
@@ -21,7 +21,7 @@ def name(row: Told, narrow: bool = False) -> str:
 
 def bars(found: Told, width: int) -> str:
     """A bar for each row of the table, as long as its bits per byte, cut by cause; `width` in pixels."""
-    narrow = width < 500
+    narrow = width < NARROW
     left, right = 26 if narrow else LABEL, 52
     rows = [row for row in found["rows"] if all(map(finite, row["bits_per_byte"]))]
     if not rows:
@@ -53,42 +53,39 @@ def bars(found: Told, width: int) -> str:
 
 
 def places(found: Told, width: int) -> str:
-    """Bits per byte of each row by how many bytes of the document stand before, on a scale of powers of two."""
-    narrow, rows = width < 500, [row for row in found["rows"] if all(map(finite, row["places"]))]
+    """Bits per byte of each row by how many bytes of the document stand before, on a scale of powers of two, with 95 %
+    intervals."""
+    rows = [row for row in found["rows"] if all(finite(each["value"]) for each in row["places"])]
     if len(found["places"]) < 2 or not rows:
         return ""
-    left, right, height = 38, 28 if narrow else LABEL, 320 if narrow else 420
-    values = [value for row in rows for value in row["places"]]
-    low, high = widened(min(values), max(values))
-    step = (width - left - right - 10) / (len(found["places"]) - 1)
-
-    def x(at: int) -> float:
-        return left + 5 + step * at
-
-    def y(value: float) -> float:
-        return TOP + (high - value) / (high - low) * (height - TOP - BOTTOM)
-
-    parts = grid(low, high, y, left, width - right)
-    every = 1 if step > 34 else 2
-    for at, (first, _) in enumerate(found["places"]):
-        parts.append(f'<line class="grid" x1="{x(at):.1f}" x2="{x(at):.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>')
-        if at % every == 0:
-            parts.append(text(x(at), height - BOTTOM + 16, place(first), "tick", "middle"))
-    parts.append(
-        text((left + width - right) / 2, height - 4, "bytes of the document before it, or more", "tick", "middle")
-    )
-    ends = [row["places"][-1] for row in rows]
-    labels = apart([y(end) for end in ends], 13, TOP, height - BOTTOM)
-    for row, end, label in zip(rows, ends, labels, strict=True):
-        points = [(x(at), y(value)) for at, value in enumerate(row["places"])]
+    values, last = [each["value"] for row in rows for each in row["places"]], len(found["places"]) - 1
+    frame = Frame(width, (0, last), (min(values), max(values)), 38 if width < NARROW else LABEL)
+    x, y = frame.x, frame.y
+    every = 1 if x(1) - x(0) > 34 else 2
+    marks: dict[float, str] = {
+        at: place(first) if at % every == 0 else "" for at, (first, _) in enumerate(found["places"])
+    }
+    parts = frame.paper(marks, "bytes of the document before it, or more")
+    ends = [row["places"][-1]["value"] for row in rows]
+    for row, end, label in zip(rows, ends, frame.beside(ends), strict=True):
+        points = [(x(at), y(each["value"])) for at, each in enumerate(row["places"])]
         parts.append(f'<g class="track" data-run="{escape(row["run"])}"><title>{escape(name(row))}</title>')
         parts.append(f'<polyline class="valid" points="{joined(points)}"/>')
-        parts += [f'<circle class="look" cx="{a:.1f}" cy="{b:.1f}" r="2.5"/>' for a, b in points]
-        tail = [(points[-1][0] + 4, y(end)), (width - right, label)]
+        for (a, b), (first, _), each in zip(points, found["places"], row["places"], strict=True):
+            told = f"{name(row)}, {place(first)} bytes before: {with_margin(each['value'], each['margin'])}"
+            parts.append(f"<g><title>{escape(told)}</title>")
+            if finite(each["margin"]):
+                above, below = (y(each["value"] + side * each["margin"]) for side in (1, -1))
+                parts.append(f'<line class="reach" x1="{a:.1f}" x2="{a:.1f}" y1="{above:.1f}" y2="{below:.1f}"/>')
+            parts.append(f'<circle class="look" cx="{a:.1f}" cy="{b:.1f}" r="2.5"/></g>')
+        tail = [(points[-1][0] + 4, y(end)), (frame.right + TURN, label)]
         parts.append(f'<polyline class="leader" points="{joined(tail)}"/>')
-        parts.append(text(width - right + 4, label + 4, name(row, narrow), "end-name") + "</g>")
-    said = "; ".join(f"{name(row)} from {row['places'][0]:.3f} to {row['places'][-1]:.3f}" for row in rows)
-    return svg(width, height, f"Bits per byte by place in the document: {said}.", parts, "bits per byte at this place")
+        parts.append(text(frame.right + TURN + 3, label + 4, name(row, frame.narrow), "end-name") + "</g>")
+    ends_said = [[f"{row['places'][at]['value']:.3f}" for at in (0, -1)] for row in rows]
+    said = "; ".join(f"{name(row)} from {one} to {other}" for row, (one, other) in zip(rows, ends_said, strict=True))
+    return svg(
+        width, frame.height, f"Bits per byte by place in the document: {said}.", parts, "bits per byte at this place"
+    )
 
 
 def place(first: int) -> str:

@@ -7,14 +7,11 @@ from html import escape
 from typing import Any
 
 from mlx_gpt.league import ALPHA
-from mlx_gpt.reporting.elements import choice, meanings, scrolled
+from mlx_gpt.reporting.elements import FREE, SHADES, Cell, Table, changed, choice, meanings, shade, table
 from mlx_gpt.reporting.where_figures import bars, place, places
-from mlx_gpt.reporting.words import bits, named, percent, plain, verdict
+from mlx_gpt.reporting.words import bits, percent, plain, reach, signed, titled
 
 Told = dict[str, Any]
-Cell = tuple[str, float | None, str]  # what it says, by which number it is sorted, the class that colours it
-Table = tuple[list[str], list[list[Cell]]]
-SHADES = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2)  # bits per byte less or more, from which a cell is darker
 SHOWN = 12  # of the frequent words
 ORDER = (
     "Every token has the first of these causes that holds, known from the held-out and the training text alone, so the "
@@ -35,8 +32,8 @@ LOST = (
 )
 PLACES = (
     "Bits per byte of what begins so far from the beginning of its document, without the marks that end documents: how "
-    "much a stage gains from what it has read. One that remembers nothing tells how hard the text itself is there; far "
-    "places are those of long documents."
+    "much a stage gains from what it has read, with the 95 % interval, bootstrap over the same parts of the text as "
+    "above. One that remembers nothing tells how hard the text itself is there; far places are those of long documents."
 )
 TRACKS = "The buttons of the learning curves bring stages out here too."
 FEW = "The documents are too short, or too few, to tell places apart."
@@ -46,22 +43,22 @@ AGAIN = (
     "time. Coloured is what its 95 % interval tells from 0. A stage that remembers nothing pays the same again."
 )
 TIMES = ("2nd", "3rd", "4th")
-ALL: Cell = ("100.0 %", None, "")
+ALL = Cell("100.0 %")
 CHOICES = {"spent": "bits per byte", "lost": "difference to the stage before"}
 
 
 def section(told: Told, drawn: Callable[[Callable[[int], str]], str]) -> str:
     """The section; `drawn` makes a picture for every width out of the function that draws one."""
     found = _named_rows(told)
-    notes, (head, rows) = _notes(told), _spent(found)
-    spent = head, _shares(found) + rows
+    notes, spent = _notes(told), _spent(found)
+    spent = Table(spent.head, [*_shares(found), *spent.rows])
     parts = [
         f"<p>{SPENT}, by what makes a token dear or cheap.</p>",
         _key(found),
         drawn(lambda width: bars(found, width)),
         choice("where", CHOICES, "Stages by causes"),
-        f'<div data-where="spent"><p class="quiet">{SPENT}. {COLOURS}</p>{_html(spent, "Bits by cause")}</div>',
-        f'<div data-where="lost"><p class="quiet">{escape(LOST)}</p>{_html(_lost(found), "Changes by cause")}</div>',
+        f'<div data-where="spent"><p class="quiet">{SPENT}. {COLOURS}</p>{table(spent, "Bits by cause")}</div>',
+        f'<div data-where="lost"><p class="quiet">{escape(LOST)}</p>{table(_lost(found), "Changes by cause")}</div>',
         meanings("What the causes are", _meanings(told), ORDER),
         *(f'<p class="quiet">{escape(said)}</p>' for said in notes),
         "<h3>By place in the document</h3>",
@@ -71,7 +68,7 @@ def section(told: Told, drawn: Callable[[Callable[[int], str]], str]) -> str:
     if any(found["words"]):
         parts += [
             f'<h3>When a word comes again</h3><p class="quiet">{escape(AGAIN)}</p>',
-            _html(_again(found), "When a word comes again"),
+            table(_again(found), "When a word comes again"),
         ]
     return "\n".join(parts)
 
@@ -80,8 +77,8 @@ def markdown(told: Told, tabled: Callable[[list[str], list[list[str]]], str]) ->
     """Paragraphs of Markdown; `tabled` writes a table."""
     found = _named_rows(told)
 
-    def written(table: Table) -> str:
-        return tabled(table[0], [[said for said, *_ in row] for row in table[1]])
+    def written(found: Table) -> str:
+        return tabled(list(map(str, found.head)), [[cell.text for cell in row] for row in found.rows])
 
     causes = [
         [each["name"], percent(each["tokens"]), percent(each["bytes"]), each["means"]] for each in found["causes"]
@@ -113,47 +110,42 @@ def _notes(told: Told) -> list[str]:
 
 
 def _frequent(told: Told) -> str:
-    words = told["text"]["words"]["frequent"]
+    words = told["text"]["words"]["frequent"] or ()
     return ", ".join(words[:SHOWN]) + (", …" if len(words) > SHOWN else "")
 
 
 def _spent(found: Told) -> Table:
     rows = list[list[Cell]]()
     for row in found["rows"]:
-        cells: list[Cell] = [_named(row)]
+        cells = [_titled(row)]
         for at, value in enumerate(row["bits_per_byte"]):
             less = row["differences"][at] if row["differences"] else None
-            cells.append((bits(value), value, _changed(less)))
+            cells.append(Cell(bits(value), value, kind=changed(less).kind))
         total = None if None in row["bits_per_byte"] else sum(row["bits_per_byte"])
-        rows.append([*cells, (bits(total), total, "")])
-    return ["stage", *(each["name"] for each in found["causes"]), "all"], rows
+        rows.append([*cells, Cell(bits(total), total)])
+    return Table(["stage", *(each["name"] for each in found["causes"]), "all"], rows)
 
 
 def _shares(found: Told) -> list[list[Cell]]:
     """Rows that stay below or above whatever the others are sorted by."""
     return [
-        [(f"share of {what}", None, "free"), *((percent(each[what]), None, "") for each in found["causes"]), ALL]
+        [Cell(f"share of {what}", kind=FREE), *(Cell(percent(each[what])) for each in found["causes"]), ALL]
         for what in ("tokens", "bytes")
     ]
 
 
 def _lost(found: Told) -> Table:
-    rows: list[list[Cell]] = []
-    for row in found["rows"]:
-        if row["differences"]:
-            rows.append([_named(row), *map(_difference, row["differences"])])
-    return ["stage", *(each["name"] for each in found["causes"])], rows
-
-
-def _difference(less: Told | None) -> Cell:
-    if less is None:
-        return "", None, ""
-    return verdict(less), less["value"], _changed(less)
+    rows = [[_titled(row), *map(changed, row["differences"])] for row in found["rows"] if row["differences"]]
+    return Table(["stage", *(each["name"] for each in found["causes"])], rows)
 
 
 def _placed(found: Told) -> Table:
     head = ["stage", *(f"{place(first)}–{last if last < 1024 else place(last + 1)}" for first, last in found["places"])]
-    return head, [[_named(row), *((bits(each), each, "") for each in row["places"])] for row in found["rows"]]
+    rows = []
+    for row in found["rows"]:
+        shown = [Cell(bits(each["value"]), each["value"], reach(each["margin"])) for each in row["places"]]
+        rows.append([_titled(row), *shown])
+    return Table(head, rows)
 
 
 def _again(found: Told) -> Table:
@@ -161,50 +153,25 @@ def _again(found: Told) -> Table:
     for time, count in zip(TIMES, found["words"], strict=True):
         head += [f"1st, {count:,} words", f"{time} time"] if count else []
     for row in found["rows"]:
-        cells: list[Cell] = [_named(row)]
+        cells = [_titled(row)]
         for each in row["again"]:
             if each is None:
                 continue
-            cells.append(("∞" if each["first"] is None else f"{each['first']:.2f}", each["first"], ""))
+            cells.append(Cell(bits(each["first"], 2), each["first"]))
             less = each["saved"]
             if less is None:
-                cells.append(("", None, ""))
+                cells.append(Cell(""))
                 continue
-            margin = "" if less["margin"] is None else f" ± {less['margin']:.2f}"
-            said = f"{0.0 - less['value']:+.2f}{margin}".replace("-", "−")
             sure = less["margin"] is not None and abs(less["value"]) > less["margin"]
-            cells.append((said, 0.0 - less["value"], _shade(-less["value"] / 20) if sure else ""))
+            value, kind = 0.0 - less["value"], "good" if less["value"] > 0 else "bad"
+            colour = shade(kind, abs(value) / 20, SHADES) if sure else ""
+            cells.append(Cell(signed(value, 2), value, reach(less["margin"], 2), colour))
         rows.append(cells)
-    return head, rows
+    return Table(head, rows)
 
 
-def _named(row: Told) -> Cell:
-    return named(row) + ("" if row["finished"] else " …"), row["stage"], ""
-
-
-def _changed(less: Told | None) -> str:
-    """The class for a difference of bits per byte, none for what may be chance."""
-    return _shade(less["value"]) if less and less["p_holm"] < ALPHA else ""
-
-
-def _shade(value: float) -> str:
-    """The class of the style sheet for a difference, none for next to nothing."""
-    step = sum(abs(value) >= each for each in SHADES)
-    return f"{'less' if value < 0 else 'more'} s{step}" if step else ""
-
-
-def _html(table: Table, label: str) -> str:
-    head = "".join(f'<th scope="col"><button>{escape(each)}</button></th>' for each in table[0])
-    body = []
-    for row in table[1]:
-        kind = ' class="free"' if row[0][2] == "free" else ""
-        cells = []
-        for at, (said, value, shade) in enumerate(row):
-            tag = f'td class="{shade}"' if shade and at else "td" if at else 'th scope="row"'
-            cells.append(f'<{tag} data-value="{"" if value is None else value}">{escape(said)}</{tag[:2]}>')
-        body.append(f"<tr{kind}>{''.join(cells)}</tr>")
-    inside = f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
-    return scrolled(label, inside)
+def _titled(row: Told) -> Cell:
+    return Cell(titled(row), row["stage"])
 
 
 def _key(found: Told) -> str:
@@ -213,5 +180,5 @@ def _key(found: Told) -> str:
 
 
 def _meanings(told: Told) -> list[tuple[str, str]]:
-    more = {"frequent": f": {_frequent(told)}"}
+    more = {"frequent": f": {_frequent(told)}"} if _frequent(told) else {}
     return [(each["name"], each["means"] + more.get(each["cause"], "")) for each in told["where"]["causes"]]

@@ -6,36 +6,37 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from mlx_gpt.league import ALPHA
-
 
 def named(row: dict[str, Any]) -> str:
     """The number of a row or a run, but for a mixture, which has none, and its name."""
     return f"{row['stage'] or ''} {row['name']}".strip()
 
 
-def bits(value: float | None) -> str:
-    """Four digits, or that it is impossible."""
-    return "∞" if value is None or not math.isfinite(value) else f"{value:.4f}"
+def titled(row: dict[str, Any]) -> str:
+    """The same, with a sign where it was not trained to its end."""
+    return named(row) + ("" if row["finished"] else " …")
 
 
-def signed(value: float) -> str:
+def bits(value: float | None, digits: int = 4) -> str:
+    """So many digits, or that it is impossible."""
+    return "∞" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def signed(value: float, digits: int = 4) -> str:
     """With its sign."""
-    return f"{value:+.4f}".replace("-", "−")
+    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def with_margin(value: float | None, margin: float | None, form: Callable[[float], str] = bits) -> str:
     """A figure and the half width of its interval, where that is known."""
     if value is None or not math.isfinite(value):
         return bits(value)
-    return form(value) + (f" ± {margin:.4f}" if margin is not None and math.isfinite(margin) else "")
+    return form(value) + reach(margin)
 
 
-def verdict(found: dict[str, Any] | None) -> str:
-    """A difference of a row of the league table to the one above, with a sign where it is not by chance."""
-    if not found:
-        return ""
-    return with_margin(found["value"], found["margin"], signed) + (" *" if found["p_holm"] < ALPHA else "")
+def reach(margin: float | None, digits: int = 4) -> str:
+    """The half width of an interval, where that is known."""
+    return f" ± {margin:.{digits}f}" if margin is not None and math.isfinite(margin) else ""
 
 
 def count(value: float | None) -> str:
