@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlx_gpt.door import Door, as_json, notice, passing, runs_folder
+from mlx_gpt.door import Door, as_json, notice, passing, shown_runs
 
 if TYPE_CHECKING:
     from mlx_gpt.acceptance import Worth
@@ -15,19 +15,20 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Door)
-@runs_folder
+@shown_runs
 @click.option("--data", multiple=True, metavar="PATH...", help="Text to score instead of the runs' held-out split.")
 @click.option("--mixture", is_flag=True, help="Score the mixture of all runs, too; all of them are in memory at once.")
 @click.option(
     "--drafting", is_flag=True, help="Instead: what each run is worth as the draft of each other; all are in memory."
 )
 @click.option("--json", "in_json", is_flag=True, help="Print one JSON object.")
-def main(runs: Path, data: tuple[str, ...], mixture: bool, drafting: bool, in_json: bool) -> None:
+def main(runs: tuple[Path, ...], data: tuple[str, ...], mixture: bool, drafting: bool, in_json: bool) -> None:
     """Score every run on one held-out text, beside what compressors need for it.
 
-    The runs must come from the same corpus, or --data names a text for all of them. Runs that differ in their seed
-    alone are one row. Scores have 95 % intervals, and so has the difference of each row to the one above it, paired on
-    the same parts of the text; --json tells all figures.
+    Of a folder with runs of several texts, those of the text that most of them were trained on are shown: --runs names
+    others, and --data one text for all. Runs that differ in their seed alone are one row. Scores have 95 % intervals,
+    and so has the difference of each row to the one above it, paired on the same parts of the text; --json tells all
+    figures.
 
     With --drafting nothing is scored: every run writes on from held-out text, greedily, with every run and with the
     text itself (prompt) as its draft. The table tells the share of drafted tokens that were accepted, and how many
@@ -38,14 +39,16 @@ def main(runs: Path, data: tuple[str, ...], mixture: bool, drafting: bool, in_js
     from mlx_gpt.device import description, pick_device
     from mlx_gpt.errors import SettingError
     from mlx_gpt.heldout import Shared
-    from mlx_gpt.league import Entry, cards_in, legend, loaded, rows, table
+    from mlx_gpt.league import Entry, legend, rows, table
     from mlx_gpt.measure import measure
     from mlx_gpt.mixture import mixed
+    from mlx_gpt.roster import gaps, roster
 
     if drafting and mixture:
         raise SettingError("--drafting: measures runs alone; drop it or --mixture")
     pick_device()
-    cards, left_out = cards_in(runs, data)
+    found = roster(runs, data)
+    cards = found.cards
     texts = Shared(data, cards.values(), notice)
 
     def entry(run: Path, trained: Checkpoint) -> Entry:
@@ -59,8 +62,8 @@ def main(runs: Path, data: tuple[str, ...], mixture: bool, drafting: bool, in_js
     entries: list[Entry] = []
     members: list[Checkpoint] = []  # of the mixture
     least, resampled = None, ""
-    for folder, trained in loaded(
-        runs, cards, left_out, lambda number, run: passing(f"scoring {number} of {len(cards)}: {run.name}")
+    for folder, trained in found.loaded(
+        cards, lambda number, run: passing(f"scoring {number} of {len(cards)}: {run.name}")
     ):
         entries.append(entry(folder, trained))
         members += [trained] if mixture else []
@@ -69,17 +72,17 @@ def main(runs: Path, data: tuple[str, ...], mixture: bool, drafting: bool, in_js
             lines, least = texts.free(trained)
     told = rows(entries, least)
     if mixture:
-        told = rows([*entries, entry(runs, mixed(members, one_text=not data))], least)
+        told = rows([*entries, entry(found.folder, mixed(members, one_text=not data))], least)
     passing("")
     missing = [number for number in stages.numbers() if number not in {row["stage"] for row in told}]
     if in_json:
         shown = {"device": description(), "reference_lines": lines, "runs": told, "resampled": resampled}
-        click.echo(as_json(shown | {"missing_stages": missing, "left_out": left_out}))
+        click.echo(as_json(shown | {"missing_stages": missing, "left_out": found.left_out}))
         return
     click.echo(f"{told[0]['bytes']:,} bytes held out; {description()}\n")
     click.echo("\n".join([*table(told, lines), "", *legend(told, resampled)]))
-    for name, why in left_out.items():
-        click.echo(f"left out: {name} ({why})")
+    for said in gaps(found.left_out):
+        notice(said)
     if missing:
         click.echo(f"missing: stage {', '.join(map(str, missing))}")
 
