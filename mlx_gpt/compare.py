@@ -30,9 +30,10 @@ def main(runs: tuple[Path, ...], data: tuple[str, ...], mixture: bool, drafting:
     and so has the difference of each row to the one above it, paired on the same parts of the text; --json tells all
     figures.
 
-    With --drafting nothing is scored: every run writes on from held-out text, greedily, with every run and with the
-    text itself (prompt) as its draft. The table tells the share of drafted tokens that were accepted, and how many
-    times as many tokens a second came as without a draft. The runs must have one tokenizer.
+    With --drafting nothing is scored: every run writes on from its held-out text, or where that is gone from beginnings
+    of its own, greedily, with every run and with the text itself (prompt) as its draft. The table tells the share of
+    drafted tokens that were accepted, and how many times as many tokens a second came as without a draft. The runs
+    must have one tokenizer; their texts may differ.
     """
     from mlx_gpt import checkpoint, stages
     from mlx_gpt.corpus import units
@@ -47,7 +48,7 @@ def main(runs: tuple[Path, ...], data: tuple[str, ...], mixture: bool, drafting:
     if drafting and mixture:
         raise SettingError("--drafting: measures runs alone; drop it or --mixture")
     pick_device()
-    found = roster(runs, data)
+    found = roster(runs, data, any_text=drafting)
     cards = found.cards
     texts = Shared(data, cards.values(), notice)
 
@@ -57,6 +58,8 @@ def main(runs: tuple[Path, ...], data: tuple[str, ...], mixture: bool, drafting:
         return Entry(str(run), trained.stage.number, trained.stage.name, trained.card, context, score)
 
     if drafting:
+        for said in gaps(found.left_out):
+            notice(said)
         return _drafting([checkpoint.load(folder) for folder in cards], data, in_json)
     lines: dict[str, float] = {}
     entries: list[Entry] = []
@@ -89,10 +92,9 @@ def main(runs: tuple[Path, ...], data: tuple[str, ...], mixture: bool, drafting:
 
 def _drafting(runs: list[Checkpoint], data: tuple[str, ...], in_json: bool) -> None:
     """Measure every run as the draft of every other, and print that. Raises TokenizerError where two tokenizers are."""
-    from mlx_gpt.acceptance import WRITTEN, beginnings, pairs
+    from mlx_gpt.acceptance import WRITTEN, pairs
     from mlx_gpt.device import description
     from mlx_gpt.errors import TokenizerError
-    from mlx_gpt.heldout import held_out
 
     runs = sorted(runs, key=lambda run: (run.stage.number, str(run.path)))
     for run in runs[1:]:
@@ -100,7 +102,7 @@ def _drafting(runs: list[Checkpoint], data: tuple[str, ...], in_json: bool) -> N
             raise TokenizerError(
                 f"{runs[0].path} and {run.path}: different tokenizers; drafts need one, so put such runs apart"
             )
-    prompts = beginnings(held_out(runs[0], data, notice))
+    prompts = _prompts(runs, data)
     found: list[tuple[str, str, Worth]] = []
     for pair in pairs({_name(run): run.model for run in runs}, prompts, WRITTEN):
         found.append(pair)
@@ -110,11 +112,29 @@ def _drafting(runs: list[Checkpoint], data: tuple[str, ...], in_json: bool) -> N
         rows = [{"target": target, "draft": draft, **worth.facts()} for target, draft, worth in found]
         click.echo(as_json({"device": description(), "drafting": rows}))
         return
-    click.echo(f"greedy, {len(prompts)} texts of {WRITTEN} tokens each; {description()}\n")
+    click.echo(f"greedy, {max(map(len, prompts.values()))} texts of {WRITTEN} tokens each; {description()}\n")
     click.echo("\n".join(drafting_table(found)))
     ties = sum(worth.ties for _, _, worth in found)
     if ties:
         click.echo(f"\n{ties} texts part where two tokens are as likely, within rounding; the others are the same")
+
+
+def _prompts(runs: list[Checkpoint], data: tuple[str, ...]) -> dict[str, list[list[int]]]:
+    """What each run writes on from, by its name. Raises DataError for `data` that holds no text."""
+    from mlx_gpt.acceptance import beginnings, own_beginnings
+    from mlx_gpt.errors import DataError
+    from mlx_gpt.heldout import held_out
+
+    if data:
+        return dict.fromkeys(map(_name, runs), beginnings(held_out(runs[0], data, notice)))
+    found = {}
+    for run in runs:
+        try:
+            found[_name(run)] = beginnings(held_out(run, (), notice))
+        except DataError:
+            notice(f"{_name(run)}: its text is gone or not known, so it writes on from beginnings of its own")
+            found[_name(run)] = own_beginnings(run.model, run.tokenizer.eot)
+    return found
 
 
 def _name(run: Checkpoint) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from mlx_gpt import checkpoint, compare, evaluate, stages, train
+from mlx_gpt import acceptance, checkpoint, compare, evaluate, stages, train
 from mlx_gpt import corpus as corpora
 from mlx_gpt.bootstrap import estimate
 from mlx_gpt.checkpoint import Card
@@ -254,6 +254,25 @@ def test_of_runs_of_several_texts_those_of_the_commonest_are_shown(two_texts: Pa
         seconds = time.time() + (1_000 if newest == "02-bigram" else 500)
         os.utime(tmp_path / newest / "model.safetensors", (seconds, seconds))
         assert [run.name for run in roster([tmp_path]).cards] == [newest]
+
+
+def test_drafting_needs_no_text_of_all(story_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two texts, one tokenizer, and then the second text is gone."""
+    monkeypatch.setattr(acceptance, "WRITTEN", 4)
+    runs, other = tmp_path / "runs", tmp_path / "other.txt"
+    other.write_text("\n<|endoftext|>\n".join(f"{n} bottles of beer, number {n * n}" for n in range(300)))
+    train_run(runs / "01-unigram", 1, "--data", story_file)
+    train_run(runs / "02-bigram", 2, "--data", other, "--tokenizer-of", runs / "01-unigram")
+    result = walk(compare, "--runs", runs, "--drafting", "--json")
+    assert result.exit_code == 0 and "of its own" not in result.stderr, result.output
+    assert len(json.loads(result.stdout)["drafting"]) == 6
+    other.unlink()
+    result = walk(compare, "--runs", runs, "--drafting")
+    assert result.exit_code == 0 and result.stdout.count("%") == 6
+    said = [line for line in result.stderr.splitlines() if "of its own" in line]
+    assert len(said) == 1 and said[0].startswith("02-bigram: its text is gone")
+    assert walk(compare, "--runs", runs, "--drafting", "--data", other).exit_code == 2
+    assert walk(compare, "--runs", runs, "--drafting", "--data", story_file).exit_code == 0
 
 
 def test_runs_are_named_that_are_there_and_have_names_of_their_own(ladder: Path, tmp_path: Path) -> None:
