@@ -67,10 +67,9 @@ def roster(named: Sequence[Path], data: Sequence[str] = (), any_text: bool = Fal
         begun = {path.parent for name in (LOG, LAST) for path in folder.glob(f"*/{name}")}
         left_out |= {each.name: "no model yet" for each in sorted(begun) if not (each / MODEL).is_file()}
     if not cards:
+        what = "no trained runs here" if folder.exists() else "no such folder"
         said = "".join(f"; {name}: {why}" for name, why in left_out.items())
-        raise CheckpointError(
-            f"{folder}: no trained runs here{said}; python -m mlx_gpt.train --stage 1, or scripts/train_all.py"
-        )
+        raise CheckpointError(f"{folder}: {what}{said}; python -m mlx_gpt.train --stage 1, or scripts/train_all.py")
     corpora = {card.text: str(card.source) for card in cards.values()}
     if len(corpora) > 1 and one_text:
         if are_runs(named):
@@ -92,7 +91,8 @@ def _named(named: Sequence[Path]) -> list[Path]:
     found = list(dict.fromkeys(named))
     for run in found:
         if not (run / MODEL).is_file():
-            raise CheckpointError(f"--runs {run}: no trained model here; name one folder of runs, or runs")
+            what = "no trained model here" if run.exists() else "no such folder"
+            raise CheckpointError(f"--runs {run}: {what}; name one folder of runs, or runs")
     name, count = Counter(run.name for run in found).most_common(1)[0]
     if count > 1:
         raise SettingError(f"--runs: {count} runs called {name}; rename one, for a table tells runs by their names")

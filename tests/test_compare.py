@@ -277,7 +277,7 @@ def test_drafting_needs_no_text_of_all(story_file: Path, tmp_path: Path, monkeyp
 
 def test_runs_are_named_that_are_there_and_have_names_of_their_own(ladder: Path, tmp_path: Path) -> None:
     shutil.copytree(ladder / "byte", tmp_path / "byte")
-    for named, said in (("nowhere", "nowhere: no trained model here"), (tmp_path / "byte", "2 runs called byte")):
+    for named, said in (("nowhere", "nowhere: no such folder"), (tmp_path / "byte", "2 runs called byte")):
         result = walk(compare, "--runs", ladder / "byte", named)
         assert result.exit_code == 2 and said in result.stderr and len(result.stderr.splitlines()) == 1
 
