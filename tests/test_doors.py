@@ -396,6 +396,8 @@ def test_a_mistake_is_one_clear_line(
     assert len(errors) == 1 and said in errors[0], result.output
     assert "Traceback" not in result.output and isinstance(result.exception, SystemExit)
     assert sorted(path.name for path in run.rglob("*")) == before
+    assert not list(tmp_path.iterdir())  # no folder of a run that was refused
+    assert door != "train" or not any(text.startswith(("MLX ", "stage ")) for text in result.output.splitlines())
 
 
 def test_an_unreadable_file_and_folder_are_named(tmp_path: Path, story_file: Path) -> None:
