@@ -60,6 +60,12 @@ def beginnings(text: Text, most: int = PROMPTS, length: int = BEGUN) -> list[lis
     return sorted(documents, key=len, reverse=True)[:most]
 
 
+def own_beginnings(model: LanguageModel, eot: int, count: int = PROMPTS, length: int = BEGUN) -> list[list[int]]:
+    """The same of texts that a model writes itself, as likely as it holds them for; `eot` begins each."""
+    written = (generate(model, [eot], Taste(), seed) for seed in range(count))
+    return [[eot, *itertools.islice(tokens, length - 1)] for tokens in written]
+
+
 def worth(target: LanguageModel, propose: Callable[[], Draft], prompts: Sequence[Sequence[int]], written: int) -> Worth:
     """Write each prompt on with and without what `propose` makes for it; the first token of each is not timed.
 
@@ -88,11 +94,14 @@ def _timed(tokens: Iterator[int], written: int) -> tuple[list[int], float]:
 
 
 def pairs(
-    models: Mapping[str, LanguageModel], prompts: Sequence[Sequence[int]], written: int
+    models: Mapping[str, LanguageModel], prompts: Mapping[str, Sequence[Sequence[int]]], written: int
 ) -> Iterator[tuple[str, str, Worth]]:
-    """Every model as target, with every model and the text itself as draft: names of both, and what it was worth."""
+    """Every model as target, with every model and the text itself as draft: names of both, and what it was worth.
+
+    The prompts are those of the targets, by name.
+    """
     for (target, model), draft in itertools.product(models.items(), [*models, PROMPT]):
-        yield target, draft, worth(model, partial(_draft, models, draft), prompts, written)
+        yield target, draft, worth(model, partial(_draft, models, draft), prompts[target], written)
 
 
 def _draft(models: Mapping[str, LanguageModel], name: str) -> Draft:

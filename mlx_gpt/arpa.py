@@ -114,7 +114,9 @@ def import_(model: Path, run: Path, other: Path | None, ids: bool) -> None:
     source = Source((f"{model.absolute()} (imported)",), tokenizer.kind, tokenizer.vocab_size, 0)
     file, size = digest([model]), tokenizer.vocab_size
     card = Card(stage.number, "imported", config, stage.recipe, size, source, file, file, 1, True, {})
-    save(prepare(run) / MODEL, counted, tokenizer, card)
+    folder = prepare(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    save(folder / MODEL, counted, tokenizer, card)
     _say(run / MODEL, found.table.rows)
 
 

@@ -152,13 +152,14 @@ def _read_last(path: Path) -> Last:
 
 
 def run_folder(number: int | None, run: Path | None) -> Path:
-    """The folder that --stage or --run names. Raises SettingError for both, neither, or no such folder."""
+    """The folder that --stage or --run names. Raises SettingError for both or neither, CheckpointError for none."""
     if (number is None) == (run is None):
         raise SettingError("give either --stage N (its default run) or --run DIR")
     folder = run if run is not None else RUNS / stages.stage(int(number or 0)).run
     if not (folder / MODEL).is_file() and not folder.is_file():
         remedy = f"python -m mlx_gpt.train --stage {number}" if number else "name the folder a training run wrote"
-        raise CheckpointError(f"{folder}: no trained model here; {remedy}")
+        what = "no trained model here" if number or folder.exists() else "no such folder"
+        raise CheckpointError(f"{folder}: {what}; {remedy}")
     return folder
 
 

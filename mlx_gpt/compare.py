@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlx_gpt.door import Door, as_json, notice, passing, runs_folder
+from mlx_gpt.door import Door, as_json, notice, passing, shown_runs
 
 if TYPE_CHECKING:
     from mlx_gpt.acceptance import Worth
@@ -15,37 +15,41 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Door)
-@runs_folder
+@shown_runs
 @click.option("--data", multiple=True, metavar="PATH...", help="Text to score instead of the runs' held-out split.")
 @click.option("--mixture", is_flag=True, help="Score the mixture of all runs, too; all of them are in memory at once.")
 @click.option(
     "--drafting", is_flag=True, help="Instead: what each run is worth as the draft of each other; all are in memory."
 )
 @click.option("--json", "in_json", is_flag=True, help="Print one JSON object.")
-def main(runs: Path, data: tuple[str, ...], mixture: bool, drafting: bool, in_json: bool) -> None:
+def main(runs: tuple[Path, ...], data: tuple[str, ...], mixture: bool, drafting: bool, in_json: bool) -> None:
     """Score every run on one held-out text, beside what compressors need for it.
 
-    The runs must come from the same corpus, or --data names a text for all of them. Runs that differ in their seed
-    alone are one row. Scores have 95 % intervals, and so has the difference of each row to the one above it, paired on
-    the same parts of the text; --json tells all figures.
+    Of a folder with runs of several texts, those of the text that most of them were trained on are shown: --runs names
+    others, and --data one text for all. Runs that differ in their seed alone are one row. Scores have 95 % intervals,
+    and so has the difference of each row to the one above it, paired on the same parts of the text; --json tells all
+    figures.
 
-    With --drafting nothing is scored: every run writes on from held-out text, greedily, with every run and with the
-    text itself (prompt) as its draft. The table tells the share of drafted tokens that were accepted, and how many
-    times as many tokens a second came as without a draft. The runs must have one tokenizer.
+    With --drafting nothing is scored: every run writes on from its held-out text, or where that is gone from beginnings
+    of its own, greedily, with every run and with the text itself (prompt) as its draft. The table tells the share of
+    drafted tokens that were accepted, and how many times as many tokens a second came as without a draft. The runs
+    must have one tokenizer; their texts may differ.
     """
     from mlx_gpt import checkpoint, stages
     from mlx_gpt.corpus import units
     from mlx_gpt.device import description, pick_device
     from mlx_gpt.errors import SettingError
     from mlx_gpt.heldout import Shared
-    from mlx_gpt.league import Entry, cards_in, legend, loaded, rows, table
+    from mlx_gpt.league import Entry, legend, rows, table
     from mlx_gpt.measure import measure
     from mlx_gpt.mixture import mixed
+    from mlx_gpt.roster import gaps, roster
 
     if drafting and mixture:
         raise SettingError("--drafting: measures runs alone; drop it or --mixture")
     pick_device()
-    cards, left_out = cards_in(runs, data)
+    found = roster(runs, data, any_text=drafting)
+    cards = found.cards
     texts = Shared(data, cards.values(), notice)
 
     def entry(run: Path, trained: Checkpoint) -> Entry:
@@ -54,13 +58,15 @@ def main(runs: Path, data: tuple[str, ...], mixture: bool, drafting: bool, in_js
         return Entry(str(run), trained.stage.number, trained.stage.name, trained.card, context, score)
 
     if drafting:
+        for said in gaps(found.left_out):
+            notice(said)
         return _drafting([checkpoint.load(folder) for folder in cards], data, in_json)
     lines: dict[str, float] = {}
     entries: list[Entry] = []
     members: list[Checkpoint] = []  # of the mixture
     least, resampled = None, ""
-    for folder, trained in loaded(
-        runs, cards, left_out, lambda number, run: passing(f"scoring {number} of {len(cards)}: {run.name}")
+    for folder, trained in found.loaded(
+        cards, lambda number, run: passing(f"scoring {number} of {len(cards)}: {run.name}")
     ):
         entries.append(entry(folder, trained))
         members += [trained] if mixture else []
@@ -69,27 +75,26 @@ def main(runs: Path, data: tuple[str, ...], mixture: bool, drafting: bool, in_js
             lines, least = texts.free(trained)
     told = rows(entries, least)
     if mixture:
-        told = rows([*entries, entry(runs, mixed(members, one_text=not data))], least)
+        told = rows([*entries, entry(found.folder, mixed(members, one_text=not data))], least)
     passing("")
     missing = [number for number in stages.numbers() if number not in {row["stage"] for row in told}]
     if in_json:
         shown = {"device": description(), "reference_lines": lines, "runs": told, "resampled": resampled}
-        click.echo(as_json(shown | {"missing_stages": missing, "left_out": left_out}))
+        click.echo(as_json(shown | {"missing_stages": missing, "left_out": found.left_out}))
         return
     click.echo(f"{told[0]['bytes']:,} bytes held out; {description()}\n")
     click.echo("\n".join([*table(told, lines), "", *legend(told, resampled)]))
-    for name, why in left_out.items():
-        click.echo(f"left out: {name} ({why})")
+    for said in gaps(found.left_out):
+        notice(said)
     if missing:
         click.echo(f"missing: stage {', '.join(map(str, missing))}")
 
 
 def _drafting(runs: list[Checkpoint], data: tuple[str, ...], in_json: bool) -> None:
     """Measure every run as the draft of every other, and print that. Raises TokenizerError where two tokenizers are."""
-    from mlx_gpt.acceptance import WRITTEN, beginnings, pairs
+    from mlx_gpt.acceptance import WRITTEN, pairs
     from mlx_gpt.device import description
     from mlx_gpt.errors import TokenizerError
-    from mlx_gpt.heldout import held_out
 
     runs = sorted(runs, key=lambda run: (run.stage.number, str(run.path)))
     for run in runs[1:]:
@@ -97,7 +102,7 @@ def _drafting(runs: list[Checkpoint], data: tuple[str, ...], in_json: bool) -> N
             raise TokenizerError(
                 f"{runs[0].path} and {run.path}: different tokenizers; drafts need one, so put such runs apart"
             )
-    prompts = beginnings(held_out(runs[0], data, notice))
+    prompts = _prompts(runs, data)
     found: list[tuple[str, str, Worth]] = []
     for pair in pairs({_name(run): run.model for run in runs}, prompts, WRITTEN):
         found.append(pair)
@@ -107,11 +112,29 @@ def _drafting(runs: list[Checkpoint], data: tuple[str, ...], in_json: bool) -> N
         rows = [{"target": target, "draft": draft, **worth.facts()} for target, draft, worth in found]
         click.echo(as_json({"device": description(), "drafting": rows}))
         return
-    click.echo(f"greedy, {len(prompts)} texts of {WRITTEN} tokens each; {description()}\n")
+    click.echo(f"greedy, {max(map(len, prompts.values()))} texts of {WRITTEN} tokens each; {description()}\n")
     click.echo("\n".join(drafting_table(found)))
     ties = sum(worth.ties for _, _, worth in found)
     if ties:
         click.echo(f"\n{ties} texts part where two tokens are as likely, within rounding; the others are the same")
+
+
+def _prompts(runs: list[Checkpoint], data: tuple[str, ...]) -> dict[str, list[list[int]]]:
+    """What each run writes on from, by its name. Raises DataError for `data` that holds no text."""
+    from mlx_gpt.acceptance import beginnings, own_beginnings
+    from mlx_gpt.errors import DataError
+    from mlx_gpt.heldout import held_out
+
+    if data:
+        return dict.fromkeys(map(_name, runs), beginnings(held_out(runs[0], data, notice)))
+    found = {}
+    for run in runs:
+        try:
+            found[_name(run)] = beginnings(held_out(run, (), notice))
+        except DataError:
+            notice(f"{_name(run)}: its text is gone or not known, so it writes on from beginnings of its own")
+            found[_name(run)] = own_beginnings(run.model, run.tokenizer.eot)
+    return found
 
 
 def _name(run: Checkpoint) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mlx_gpt.compression import Compressed
 
 STREAMS = 32
+EXPLAINED = 0.01  # share by which a file may differ from what the model says without a word
 
 
 @click.command(cls=Door)
@@ -74,7 +75,20 @@ def _told(raw: bytes, made: Compressed, seconds: float) -> list[str]:
         f"by the bytes of the documents alone {spent:.4f}, where the model says {said:.4f}: "
         f"{100 * (spent / said - 1):+.2f} %, with a header of {made.header} bytes"
     )
-    return lines
+    return lines + _why(size, made.header, made.model_bits / 8)
+
+
+def _why(size: int, header: int, said: float) -> list[str]:
+    """A line on what makes a file of `size` bytes differ from the bytes that the model says, or none."""
+    if abs(size / said - 1) <= EXPLAINED:
+        return []
+    if size < said:
+        what = "smaller: where text is foreign to the model, a byte is coded by how often it came before, too"
+    elif abs((size - header) / said - 1) <= EXPLAINED:
+        what = "larger: by the header, which weighs little in a larger file"
+    else:
+        what = "larger: by the header, and by the room that every token leaves for bytes foreign to the model"
+    return [what]
 
 
 if __name__ == "__main__":

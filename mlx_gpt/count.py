@@ -54,7 +54,7 @@ def main(
 
     gives the model of one run, to the bit. With --like RUN the text need not be where the run's was.
     """
-    from mlx_gpt.checkpoint import load
+    from mlx_gpt.checkpoint import load, run_folder
     from mlx_gpt.corpus import Source, documents, encode_text, files, named_paths, open_corpus
     from mlx_gpt.counting.merge import count_shard
     from mlx_gpt.counting.record import text_digest, write_counts
@@ -70,7 +70,7 @@ def main(
     else:
         if not data:
             raise DataError("--like: needs --data, the text to count")
-        words = load(like).tokenizer
+        words = load(run_folder(None, like)).tokenizer
         with named_paths(data) as paths:
             text = encode_text(documents(files(paths)), words)
         ids = text.ids

@@ -20,7 +20,7 @@ from mlx_gpt.recipe import Settings, option
 from mlx_gpt.replacing import replacing
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-MANY = ("--data",)  # options that take every following word up to the next option
+MANY = ("--data", "--runs")  # options that take every following word up to the next option, where they take several
 QUIET_SECONDS = 20.0  # between two lines of progress where nobody watches a terminal
 
 
@@ -49,7 +49,8 @@ class Door(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As Click, but `--data a b` means `--data a --data b`, and an unknown option names the nearest."""
         try:
-            return super().parse_args(ctx, _spread(args))
+            many = [each.opts[0] for each in self.params if getattr(each, "multiple", False) and each.opts[0] in MANY]
+            return super().parse_args(ctx, _spread(args, many))
         except click.NoSuchOption as error:
             known = [name for each in self.get_params(ctx) for name in each.opts if name.startswith("--")]
             nearest = difflib.get_close_matches(error.option_name, known, 1, cutoff=0.0)
@@ -86,12 +87,12 @@ class Door(click.Command):
             raise Mistake(f"not enough memory ({error}); {remedy}") from error
 
 
-def _spread(args: Sequence[str]) -> list[str]:
+def _spread(args: Sequence[str], options: Sequence[str]) -> list[str]:
     spread: list[str] = []
     many = ""
     for word in args:
         if word.startswith("-") and word != "-":
-            many = word if word in MANY else ""
+            many = word if word in options else ""
             spread.append(word)
         elif many and spread[-1] != many:
             spread += [many, word]
@@ -200,6 +201,15 @@ def runs_folder(function: Function) -> Function:
     """--runs DIR."""
     kind, told = click.Path(path_type=Path), "Folder of the runs."
     return click.option("--runs", type=kind, default=Path("runs"), show_default=True, help=told)(function)
+
+
+def shown_runs(function: Function) -> Function:
+    """--runs DIR..., for `roster`."""
+    kind, told = click.Path(path_type=Path), "Folder of the runs, or the runs to show."
+    where = click.option(
+        "--runs", multiple=True, type=kind, default=("runs",), show_default=True, metavar="DIR...", help=told
+    )
+    return where(function)
 
 
 def one_to_another(function: Function) -> Function:

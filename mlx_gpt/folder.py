@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
 import math
 import os
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +26,7 @@ LOG, SAMPLES = "log.jsonl", "samples.txt"
 
 
 def prepare(folder: Path) -> Path:
-    """Make sure that a run can be written; returns the folder's full path. An earlier run stays untouched.
+    """Make sure that a run can be written; returns the folder's full path, and leaves everything as it was.
 
     Raises SettingError for a folder that cannot be written or holds other things than a run.
     """
@@ -32,12 +34,11 @@ def prepare(folder: Path) -> Path:
     try:
         if (
             folder.is_dir()
-            and not (folder / LOG).is_file()
+            and not any((folder / name).is_file() for name in (LOG, MODEL))
             and any(not path.name.startswith(".") for path in folder.iterdir())
         ):
             raise SettingError(f"--run {folder}: holds other files and no run; name a new or an empty folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / LOG).open("a"):
+        with made(folder), tempfile.TemporaryFile(dir=folder):
             pass
     except FileExistsError as error:
         raise SettingError(f"--run {folder}: a file stands in the way; name a folder") from error
@@ -46,8 +47,21 @@ def prepare(folder: Path) -> Path:
     return folder
 
 
+@contextlib.contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """A folder, made with those it lies in; what was made is gone again in the end where nothing came into it."""
+    new = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        for each in new:
+            with contextlib.suppress(OSError):
+                each.rmdir()
+
+
 class Folder:
-    """While entered, a folder that no other training writes, and its growing files.
+    """While entered, a folder that no other training writes, and its growing files; a new one goes if none is written.
 
     Nothing of an earlier run in it is touched before `begin` or `go_on`: what is said until then stays in memory.
     """
@@ -62,6 +76,7 @@ class Folder:
     def __enter__(self) -> Self:
         """Raises SettingError where another process has the folder, or it cannot be written."""
         with ExitStack() as stack:
+            stack.enter_context(made(self.path))
             stack.enter_context(alone(self.path))
             sweep(self.path)
             self.stack = stack.pop_all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -84,7 +85,20 @@ def main(
         if status:
             raise TrainingError(f"{name} ended with exit code {status}; mend the cause and run this again")
     click.echo()
-    sys.exit(subprocess.run([sys.executable, "-m", "mlx_gpt.compare", "--runs", str(runs)], check=False).returncode)
+    shown = _of_its_text(runs / asked[0][0].run)
+    sys.exit(subprocess.run([sys.executable, "-m", "mlx_gpt.compare", "--runs", *shown], check=False).returncode)
+
+
+def _of_its_text(run: Path) -> list[str]:
+    """This run and those beside it that were trained on the same text: the folder may hold more of another one."""
+    from mlx_gpt.checkpoint import read_card, runs
+    from mlx_gpt.errors import CheckpointError
+
+    text, found = read_card(run).text, list[str]()
+    for other in runs(run.parent):
+        with contextlib.suppress(CheckpointError):
+            found += [str(other)] * (read_card(other).text == text)
+    return found
 
 
 def _numbers(wanted: str, known: list[int]) -> list[int]:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlx_gpt.bootstrap import Estimate, detectable, estimate, holm, student_p
-from mlx_gpt.checkpoint import LAST, MODEL, Card, Checkpoint, load, read_card, runs
-from mlx_gpt.errors import CheckpointError, SettingError
-from mlx_gpt.folder import LOG
+from mlx_gpt.checkpoint import Card
 from mlx_gpt.measure import Score
 from mlx_gpt.recipe import Counting
 
@@ -34,58 +31,6 @@ class Entry:
     card: Card
     context: int | None
     score: Score
-
-
-def cards_in(folder: Path, data: Sequence[str]) -> tuple[dict[Path, Card], dict[str, str]]:
-    """The cards of all runs in a folder, to be scored on `data` or their own text, and by name why others are left out.
-
-    Raises CheckpointError where there are none, SettingError where they have several texts of their own or `data` is
-    standard input.
-    """
-    if "-" in data:
-        raise SettingError("--data -: standard input can be read only once; name a file")
-    cards, left_out = dict[Path, Card](), dict[str, str]()
-    for run in runs(folder):
-        try:
-            cards[run] = read_card(run)
-        except CheckpointError as error:
-            left_out[run.name] = str(error)
-    begun = {path.parent for name in (LOG, LAST) for path in folder.glob(f"*/{name}")}
-    for run in sorted(each for each in begun if not (each / MODEL).is_file()):
-        left_out[run.name] = "no model yet"
-    if not cards:
-        said = "".join(f"; {name}: {why}" for name, why in left_out.items())
-        raise CheckpointError(
-            f"{folder}: no trained runs here{said}; python -m mlx_gpt.train --stage 1, or scripts/train_all.py"
-        )
-    corpora = {card.text: str(card.source) for card in cards.values()}
-    if len(corpora) > 1 and not data:
-        raise SettingError(
-            f"{folder}: trained on {len(corpora)} corpora or splits ({', '.join(corpora.values())}); "
-            "name one text for all with --data FILE"
-        )
-    return cards, left_out
-
-
-def loaded(
-    folder: Path, cards: Iterable[Path], left_out: dict[str, str], show: Callable[[int, Path], None]
-) -> Iterator[tuple[Path, Checkpoint]]:
-    """The runs of a folder one after the other, `show` told before each; why one is left out goes into `left_out`.
-
-    Raises CheckpointError in the end where none could be read.
-    """
-    found = False
-    for number, run in enumerate(cards, 1):
-        show(number, run)
-        try:
-            trained = load(run)
-        except CheckpointError as error:
-            left_out[run.name] = str(error)
-            continue
-        found = True
-        yield run, trained
-    if not found:
-        raise CheckpointError(f"{folder}: no run can be read; {'; '.join(left_out.values())}")
 
 
 def rows(entries: Sequence[Entry], floor: np.ndarray | None = None) -> list[Row]:

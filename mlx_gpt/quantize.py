@@ -117,6 +117,7 @@ def main(
     if not data:
         scores |= {"bits_per_byte": score.bits_per_byte, "perplexity": score.perplexity}
         scores["tokens_per_second"] = score.tokens_per_second
+    folder.mkdir(parents=True, exist_ok=True)
     save(folder / MODEL, model, trained.tokenizer, replace(trained.card, packings=packings, scores=scores))
     after = _Figures(score, (folder / MODEL).stat().st_size, _memory(model), _speed(model, eot))
     click.secho(f"stage {trained.stage.number} {trained.stage.name}, {text.bytes:,} bytes held out\n", bold=True)

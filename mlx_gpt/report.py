@@ -7,20 +7,25 @@ from pathlib import Path
 
 import click
 
-from mlx_gpt.door import Door, as_json, notice, passing, runs_folder
+from mlx_gpt.door import Door, as_json, notice, passing, shown_runs
 
 SEEDS = 4
 
 
 @click.command(cls=Door)
-@runs_folder
+@shown_runs
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Folder to write to.  [default: that of --runs]")
 @click.option("--data", multiple=True, metavar="PATH...", help="Text to score instead of the runs' held-out split.")
 @click.option("--prompt", "prompts", multiple=True, help="A beginning of samples; may be given more than once.")
 @click.option("--tokens", type=click.IntRange(1), default=256, show_default=True, help="The most tokens of a sample.")
 @click.option("--no-text", is_flag=True, help="Figures alone, to be published where the text is not yours.")
 def main(
-    runs: Path, output: Path | None, data: tuple[str, ...], prompts: tuple[str, ...], tokens: int, no_text: bool
+    runs: tuple[Path, ...],
+    output: Path | None,
+    data: tuple[str, ...],
+    prompts: tuple[str, ...],
+    tokens: int,
+    no_text: bool,
 ) -> None:
     """Write report.html, report.md and results.json of all runs in a folder.
 
@@ -28,7 +33,8 @@ def main(
     where one passes another, where the bits went, by what makes a token dear and by place in the document, what each
     stage can do, one passage in the colours of its surprise, samples of the same prompts and seeds, and what of them is
     copied from the training text. It is one file that asks no network for anything. Stages that are missing and runs
-    that cannot be read are named. What results.json already knows of a model is not computed again.
+    that are left out are named: those that cannot be read, and those of another text than most have, unless --runs
+    names them. What results.json already knows of a model is not computed again.
 
     With --no-text nothing in the three files is of the held-out or training text, or was written by a model: no
     passage, prompt, sample or word. Give it another --output, and it takes the figures of the report with text.
@@ -46,14 +52,17 @@ def main(
     from mlx_gpt.reporting.markdown import markdown
     from mlx_gpt.reporting.numbers import has_text, without_text
     from mlx_gpt.reporting.page import page
+    from mlx_gpt.roster import are_runs, gaps
     from mlx_gpt.sampling import Taste
 
-    folder = runs if output is None else output
+    if output is None and are_runs(runs):
+        raise SettingError("--output DIR is missing: where to write the report of runs that are named")
+    folder = runs[0] if output is None else output
     earlier = kept.read(folder / RESULTS, notice)
     if no_text and earlier and has_text(earlier):
         raise SettingError(f"--no-text: {folder / RESULTS} holds the text and is kept; name another folder, --output")
-    if no_text and (runs / RESULTS).exists():
-        earlier = kept.read(runs / RESULTS, notice) or earlier
+    if no_text and (runs[0] / RESULTS).exists():
+        earlier = kept.read(runs[0] / RESULTS, notice) or earlier
     shown = without_text if no_text else dict
     pick_device()
     collector = Collector(runs, data, Asked(prompts, tuple(range(SEEDS)), tokens, Taste()), notice)
@@ -70,8 +79,8 @@ def main(
     kept.write(folder / PAGE, page(told))
     if told["missing_stages"]:
         notice(f"missing: stage {', '.join(map(str, told['missing_stages']))}")
-    for name, why in told["left_out"].items():
-        notice(f"left out: {name} ({why})")
+    for said in gaps(told["left_out"]):
+        notice(said)
     for name in (PAGE, MARKDOWN, RESULTS):
         click.echo(folder / name)
 

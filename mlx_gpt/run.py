@@ -21,7 +21,7 @@ from mlx_gpt.chart import terminal_curve
 from mlx_gpt.checkpoint import MODEL, Card, Last, read_last
 from mlx_gpt.corpus import Corpus, Text
 from mlx_gpt.decoding import Writer, generate, stream
-from mlx_gpt.device import peak_memory
+from mlx_gpt.device import description, peak_memory, slowness
 from mlx_gpt.errors import SettingError, Stopped
 from mlx_gpt.folder import LOG, Folder
 from mlx_gpt.measure import measure
@@ -79,7 +79,7 @@ class Run:
         self.before = 0.0  # seconds of training before this process
         self.saved = 0  # step of the last save
         self.latest = Progress(0, 1, math.nan, 0.0, 0, 0.0)
-        self.live = sys.stderr.isatty()
+        self.live, self.said = sys.stderr.isatty(), False
         self.bits_per_nat = _tokens_per_byte(corpus.train) / math.log(2)
 
     def __enter__(self) -> Self:
@@ -122,8 +122,25 @@ class Run:
         self._clear()
         click.secho(message, err=True, dim=True)
 
+    def _begun(self) -> None:
+        """Say what is trained, and on what machine, once nothing can be refused any more."""
+        if self.said:
+            return
+        self.said = True
+        self.notice(description())
+        if slowness():
+            click.secho(slowness(), err=True, fg="yellow")
+        corpus = self.corpus
+        click.secho(
+            f"stage {self.stage.number} {self.stage.name} on {corpus.source}: {corpus.train.bytes / 1e6:,.1f} MB of "
+            f"training text, {corpus.tokenizer.vocab_size:,} {corpus.tokenizer.kind} tokens",
+            bold=True,
+        )
+
     def progress(self, progress: Progress) -> None:
         """The live line, and a line of the log."""
+        if progress.step:
+            self._begun()
         self.latest = progress
         figures = {
             "loss": progress.loss,
@@ -144,6 +161,7 @@ class Run:
 
     def validated(self, model: LanguageModel, step: int, bits_per_byte: float) -> None:
         """A line of its own, a sample, and the model on disk if it is the best so far."""
+        self._begun()
         better = bits_per_byte < self.best
         self.folder.note(step=step, valid_bits_per_byte=bits_per_byte)
         self.folder.show(step, {"valid_bits_per_byte": bits_per_byte})
@@ -159,6 +177,7 @@ class Run:
 
     def keep(self, kept: Kept) -> None:
         """Save all that a resume needs; from now on a signal is answered after the step it came in."""
+        self._begun()
         self.folder.begin(self.notice)
         self.asked.later = bool(kept.arrays)  # where there are none, nobody looks between two steps
         card = Card(**{**vars(self.card), "step": int(kept.facts.get("step", 0))})

@@ -7,14 +7,14 @@ from typing import Any
 
 import click
 
-from mlx_gpt.door import Door, as_json, notice, passing, runs_folder
+from mlx_gpt.door import Door, as_json, notice, passing, shown_runs
 
 
 @click.command(cls=Door)
-@runs_folder
+@shown_runs
 @click.option("--data", multiple=True, metavar="PATH...", help="Take passages from this text, not the held-out.")
 @click.option("--json", "in_json", is_flag=True, help="Print one JSON object.")
-def main(runs: Path, data: tuple[str, ...], in_json: bool) -> None:
+def main(runs: tuple[Path, ...], data: tuple[str, ...], in_json: bool) -> None:
     """Ask every run in a folder what it can do: stages by skills, with 95 % intervals.
 
     Probes are twins of texts that differ in one word that decides, with a right and a wrong way to go on: agreement,
@@ -26,26 +26,27 @@ def main(runs: Path, data: tuple[str, ...], in_json: bool) -> None:
     """
     from mlx_gpt.device import description, pick_device
     from mlx_gpt.heldout import Shared
-    from mlx_gpt.league import cards_in, loaded
     from mlx_gpt.probes import Asking, legend, table
+    from mlx_gpt.roster import gaps, roster
 
     pick_device()
-    cards, left_out = cards_in(runs, data)
+    found = roster(runs, data)
+    cards = found.cards
     texts, asking = Shared(data, cards.values(), notice), Asking(notice)
     told: dict[str, dict[str, Any]] = {}
     order = sorted(cards, key=lambda folder: (cards[folder].stage, folder.name))
-    for folder, trained in loaded(
-        runs, order, left_out, lambda number, run: passing(f"asking {number} of {len(cards)}: {run.name}")
+    for folder, trained in found.loaded(
+        order, lambda number, run: passing(f"asking {number} of {len(cards)}: {run.name}")
     ):
         about = {"stage": trained.stage.number, "name": trained.stage.name}
         told[folder.name] = about | asking.ask(trained, texts.of(trained), own=not data)
     passing("")
     if in_json:
-        click.echo(as_json({"device": description(), "runs": told, "left_out": left_out}))
+        click.echo(as_json({"device": description(), "runs": told, "left_out": found.left_out}))
         return
     click.echo("\n".join([*table(told), "", *legend(told)]))
-    for name, why in left_out.items():
-        click.echo(f"left out: {name} ({why})")
+    for said in gaps(found.left_out):
+        notice(said)
 
 
 if __name__ == "__main__":

@@ -167,7 +167,7 @@ def main(
     from mlx_gpt import stages
     from mlx_gpt.checkpoint import RUNS
     from mlx_gpt.corpus import Source
-    from mlx_gpt.device import pick_device, slowness
+    from mlx_gpt.device import pick_device
     from mlx_gpt.errors import SettingError
     from mlx_gpt.folder import prepare
 
@@ -195,20 +195,17 @@ def main(
         _plan(stage, preset, config, recipe, source, given)
         return
     folder = prepare(RUNS / stage.run if run is None else run)
-    notice(description())
-    if slowness():
-        click.secho(slowness(), err=True, fg="yellow")
     _train(folder, stage, preset, config, recipe, source, given, None)
 
 
 def _tokenizer_of(ctx: click.Context, run: Path) -> Tokenizer:
-    from mlx_gpt.checkpoint import load
+    from mlx_gpt.checkpoint import load, run_folder
     from mlx_gpt.errors import SettingError
 
     for name in ("tokenizer", "vocab_size"):
         if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE:
             raise SettingError(f"--tokenizer-of {run} with {option(name)}: the tokenizer is that of the run; drop one")
-    found = load(run).tokenizer
+    found = load(run_folder(None, run)).tokenizer
     if found.kind == WORD:
         raise SettingError(f"--tokenizer-of {run}: an imported model's words leave blanks out; name another run")
     return found
@@ -241,11 +238,6 @@ def _train(
         require(functools.partial(stage.model, config, corpus.tokenizer.vocab_size), corpus, recipe)
     mx.random.seed(recipe.seed)
     model = stage.model(config, corpus.tokenizer.vocab_size)
-    click.secho(
-        f"stage {stage.number} {stage.name} on {source}: {corpus.train.bytes / 1e6:,.1f} MB of training text, "
-        f"{corpus.tokenizer.vocab_size:,} {corpus.tokenizer.kind} tokens",
-        bold=True,
-    )
     with Run(folder, stage, preset, config, recipe, corpus, model, last is not None) as report:
         model.fit(corpus, recipe, report)
         report.finish()
@@ -259,13 +251,15 @@ def _plan(stage: Stage, preset: str, config: Settings, recipe: Recipe, source: S
     from mlx_gpt.device import memory_of_machine
     from mlx_gpt.recipe import Counting, Descent, size_in_bytes
 
-    notice(description())
     corpus = open_corpus(source, notice, given)
-    click.secho(f"plan of stage {stage.number} {stage.name}, preset {preset}, on {source}", bold=True)
+    told = list[str]()
     if isinstance(recipe, Descent):
         build = functools.partial(stage.model, config, corpus.tokenizer.vocab_size)
-        for line in lines(plan(build, corpus, recipe)):
-            click.echo(line)
+        told = lines(plan(build, corpus, recipe))
+    notice(description())
+    click.secho(f"plan of stage {stage.number} {stage.name}, preset {preset}, on {source}", bold=True)
+    for line in told:
+        click.echo(line)
     if isinstance(recipe, Counting):
         limit = size_in_bytes(recipe.memory) or memory_of_machine() // 2
         click.echo("parameters  not known before counting: one or two numbers for each n-gram that the text has")
@@ -311,7 +305,6 @@ def _go_on(ctx: click.Context, folder: Path, number: int | None) -> None:
             return
     if "-" in card.source.paths:
         raise SettingError("--resume: this run was trained on standard input, which cannot be read again")
-    notice(description())
     _train(folder, stages.stage(card.stage), card.preset, card.config, card.recipe, card.source, last.tokenizer, last)
 
 

@@ -697,7 +697,7 @@ MISTAKES = [
     ("import {tmp}/small.arpa --run {tmp}", "holds other files"),
     ("import {tmp}/small.arpa --run {tmp}/r --ids", "goes with --tokenizer"),
     ("import {tmp}/small.arpa --run {tmp}/r --tokenizer {runs}/4 --ids", "line 10: 'a' is no piece"),
-    ("import {tmp}/small.arpa --run {tmp}/r --tokenizer {tmp}/nowhere", "no trained model here"),
+    ("import {tmp}/small.arpa --run {tmp}/r --tokenizer {tmp}/nowhere", "nowhere: no such folder"),
     ("build -o {tmp}/o.arpa", "Missing argument 'TEXT...'"),
     ("build {tmp}/text.txt", "Missing option '-o'"),
     ("build {tmp}/missing.txt -o {tmp}/o.arpa", "no such file"),

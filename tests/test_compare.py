@@ -2,7 +2,11 @@
 
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from mlx_gpt import checkpoint, compare, evaluate, stages, train
+from mlx_gpt import acceptance, checkpoint, compare, evaluate, stages, train
 from mlx_gpt import corpus as corpora
 from mlx_gpt.bootstrap import estimate
 from mlx_gpt.checkpoint import Card
@@ -18,6 +22,7 @@ from mlx_gpt.corpus import Source
 from mlx_gpt.heldout import reference_lines
 from mlx_gpt.league import Entry, legend, rows, table
 from mlx_gpt.measure import Score
+from mlx_gpt.roster import roster
 
 SIZES = np.random.default_rng(5).integers(200, 900, 60)
 
@@ -184,7 +189,7 @@ def test_a_partial_ladder_says_what_is_missing_and_leaves_out_what_is_damaged(la
     (tmp_path / "notes").mkdir()
     result = walk(compare, "--runs", tmp_path)
     assert result.exit_code == 0, result.output
-    left_out = [line for line in result.stdout.splitlines() if line.startswith("left out: ")]
+    left_out = [line for line in result.stderr.splitlines() if line.startswith("left out: ")]
     assert [line.split()[2] for line in left_out] == ["02-bigram", "06-rnn", "07-lstm", "03-ngram"]
     assert "no model yet" in left_out[2]
     assert "missing: stage 2, 3, 5, 6, 7, 8, 9, 10, 11" in result.stdout
@@ -234,8 +239,6 @@ def test_what_is_known_from_training_is_told_once_for_each_training_text(
     )
     shutil.copytree(ladder, tmp_path / "runs")
     train_run(tmp_path / "runs" / "02-bigram", 2, "--data", tmp_path / "other.txt")
-    result = walk(compare, "--runs", tmp_path / "runs")
-    assert result.exit_code == 2 and "2 corpora" in result.stderr and result.stderr.count("Error") == 1
     result = walk(compare, "--runs", tmp_path / "runs", "--data", tmp_path / "other.txt")
     assert result.exit_code == 0, result.output
     said = [line for line in result.stderr.splitlines() if "also stand" in line]
@@ -246,6 +249,76 @@ def test_what_is_known_from_training_is_told_once_for_each_training_text(
     (tmp_path / "mixed.txt").write_text("An unheard of beginning. " + " ".join(some[:20]))
     result = walk(evaluate, "--run", ladder / "01-unigram", "--data", tmp_path / "mixed.txt")
     assert "overlap: 0 % of the documents and " in result.stderr and "of the 50-byte windows" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def two_texts(ladder: Path, story_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stages 1 and 4 (and 4 in bytes) of the stories, and 2 of another text, the newest of all."""
+    folder = tmp_path_factory.mktemp("two")
+    shutil.copytree(ladder, folder, dirs_exist_ok=True)
+    (folder / "other.txt").write_text("".join(f"{n} bottles of beer, number {n * n}\n" for n in range(900)))
+    train_run(folder / "02-bigram", 2, "--data", folder / "other.txt")
+    return folder
+
+
+def test_of_runs_of_several_texts_those_of_the_commonest_are_shown(two_texts: Path, tmp_path: Path) -> None:
+    result = walk(compare, "--runs", two_texts)
+    assert result.exit_code == 0 and "ngram-backoff" in result.stdout and "bigram " not in result.stdout
+    why = "trained on other.txt, not on stories.txt; to see such runs, name them: --runs DIR..."
+    assert [line for line in result.stderr.splitlines() if "left out" in line] == [f"left out: 02-bigram ({why})"]
+    told = json.loads(walk(compare, "--runs", two_texts, "--json").stdout)
+    assert [row["stage"] for row in told["runs"]] == [1, 4, 4] and told["left_out"] == {"02-bigram": why}
+    named = json.loads(walk(compare, "--json", "--runs", two_texts / "02-bigram").stdout)
+    assert [row["stage"] for row in named["runs"]] == [2] and named["left_out"] == {}
+    both = ("--runs", two_texts / "02-bigram", two_texts / "01-unigram", two_texts / "02-bigram")
+    result = walk(compare, *both)
+    assert result.exit_code == 2 and "2 corpora" in result.stderr and len(result.stderr.splitlines()) == 1
+    told = json.loads(walk(compare, *both, "--json", "--data", two_texts / "other.txt").stdout)
+    assert [row["stage"] for row in told["runs"]] == [1, 2]
+    for name in ("01-unigram", "02-bigram"):
+        shutil.copytree(two_texts / name, tmp_path / name)
+    for newest in ("01-unigram", "02-bigram"):  # one run of each text: the newest decides
+        seconds = time.time() + (1_000 if newest == "02-bigram" else 500)
+        os.utime(tmp_path / newest / "model.safetensors", (seconds, seconds))
+        assert [run.name for run in roster([tmp_path]).cards] == [newest]
+
+
+def test_drafting_needs_no_text_of_all(story_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two texts, one tokenizer, and then the second text is gone."""
+    monkeypatch.setattr(acceptance, "WRITTEN", 4)
+    runs, other = tmp_path / "runs", tmp_path / "other.txt"
+    other.write_text("\n<|endoftext|>\n".join(f"{n} bottles of beer, number {n * n}" for n in range(300)))
+    train_run(runs / "01-unigram", 1, "--data", story_file)
+    train_run(runs / "02-bigram", 2, "--data", other, "--tokenizer-of", runs / "01-unigram")
+    result = walk(compare, "--runs", runs, "--drafting", "--json")
+    assert result.exit_code == 0 and "of its own" not in result.stderr, result.output
+    assert len(json.loads(result.stdout)["drafting"]) == 6
+    other.unlink()
+    result = walk(compare, "--runs", runs, "--drafting")
+    assert result.exit_code == 0 and result.stdout.count("%") == 6
+    said = [line for line in result.stderr.splitlines() if "of its own" in line]
+    assert len(said) == 1 and said[0].startswith("02-bigram: its text is gone")
+    assert walk(compare, "--runs", runs, "--drafting", "--data", other).exit_code == 2
+    assert walk(compare, "--runs", runs, "--drafting", "--data", story_file).exit_code == 0
+
+
+def test_runs_are_named_that_are_there_and_have_names_of_their_own(ladder: Path, tmp_path: Path) -> None:
+    shutil.copytree(ladder / "byte", tmp_path / "byte")
+    for named, said in (("nowhere", "nowhere: no such folder"), (tmp_path / "byte", "2 runs called byte")):
+        result = walk(compare, "--runs", ladder / "byte", named)
+        assert result.exit_code == 2 and said in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+def test_the_ladder_ends_in_the_table_of_its_own_text(two_texts: Path, tmp_path: Path) -> None:
+    """All is trained already; the folder holds more runs of another text, and a damaged one."""
+    shutil.copytree(two_texts, tmp_path / "runs")
+    (tmp_path / "runs" / "05-damaged").mkdir()
+    (tmp_path / "runs" / "05-damaged" / "model.safetensors").write_bytes(b"?")
+    command = [sys.executable, "-m", "mlx_gpt.ladder", "--preset", "tiny", "--stages", "2"]
+    command += ["--runs", str(tmp_path / "runs"), "--data", str(two_texts / "other.txt")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "finished already" in done.stderr and " 2 bigram" in done.stdout and "ngram-backoff" not in done.stdout
 
 
 def test_no_run_that_can_be_read_is_one_clear_line(ladder: Path, tmp_path: Path) -> None:

@@ -484,6 +484,21 @@ def test_the_doors_take_a_mixture_and_pipes(runs: Path, story_file: Path) -> Non
     assert walk("decompress", "-", "-o", "-", "--run", runs / "1", piped=empty.stdout_bytes).stdout_bytes == b""
 
 
+def test_a_size_that_the_model_does_not_say_is_explained(runs: Path, some_stories: Path) -> None:
+    """Letters that a tokenizer of stories spells byte by byte; one sentence, and a hundred stories."""
+    foreign = "Слова, которых в сказках нет и не было. ".encode() * 40
+    for raw, why in (
+        (foreign, "smaller: where text is foreign to the model"),
+        (b"Once upon a time there was a dog.", "larger: by the header"),
+        (some_stories.read_bytes(), ""),
+    ):
+        lines = walk("compress", "-", "-o", "-", "--run", runs / "4", piped=raw).stderr.splitlines()
+        differs = float(re.search(r"([+-][0-9.]+) %", lines[4])[1])
+        assert (abs(differs) > 1) == bool(why) and (differs < 0) == why.startswith("smaller"), lines
+        assert "".join(lines[5:]).startswith(why) and len(lines) == 5 + bool(why)
+        assert max(map(len, lines)) <= 110
+
+
 def test_a_mistake_writes_nothing(runs: Path, some_stories: Path, tmp_path: Path) -> None:
     small, out, own = tmp_path / "a.mgz", tmp_path / "out", ("--run", runs / "1")
     assert walk("compress", some_stories, "-o", small, *own).exit_code == 0

@@ -302,7 +302,23 @@ MISTAKES = [
     ("generate", "--stage 1 --run {run}/1", "either --stage"),
     ("generate", "--stage 3", "no trained model"),
     ("generate", "--stage 44", "1 to 11"),
-    ("generate", "--run {tmp}/nowhere", "no trained model"),
+    ("generate", "--run {tmp}/nowhere", "nowhere: no such folder; name the folder a training run wrote"),
+    ("generate", "--run {tmp}/no_text", "no_text: no trained model here"),
+    ("generate", "--mix {run}/1 --mix {tmp}/nowhere", "nowhere: no such folder"),
+    ("generate", "--run {run}/1 --draft {tmp}/nowhere", "nowhere: no such folder"),
+    (
+        "train",
+        "--stage 1 --tokenizer-of {tmp}/nowhere",
+        "nowhere: no such folder; name the folder a training run wrote",
+    ),
+    (
+        "train",
+        "--stage 4 --data {stories} --counted {tmp}/no.counts",
+        "no.counts: no such file; python -m mlx_gpt.count",
+    ),
+    ("count", "--like {tmp}/nowhere --data {stories} -o c", "nowhere: no such folder"),
+    ("merge", "{tmp}/no.counts -o c", "no.counts: no such file; python -m mlx_gpt.count writes one"),
+    ("compare", "--runs {tmp}/nowhere", "nowhere: no such folder; python -m mlx_gpt.train"),
     ("generate", "--run {tmp}/short.txt", "not a checkpoint"),
     ("generate", "--run {tmp}/truncated.safetensors", "truncated"),
     ("generate", "--run {tmp}/foreign.safetensors", "not one of mlx_gpt's"),
@@ -380,6 +396,8 @@ def test_a_mistake_is_one_clear_line(
     assert len(errors) == 1 and said in errors[0], result.output
     assert "Traceback" not in result.output and isinstance(result.exception, SystemExit)
     assert sorted(path.name for path in run.rglob("*")) == before
+    assert not list(tmp_path.iterdir())  # no folder of a run that was refused
+    assert door != "train" or not any(text.startswith(("MLX ", "stage ")) for text in result.output.splitlines())
 
 
 def test_an_unreadable_file_and_folder_are_named(tmp_path: Path, story_file: Path) -> None:

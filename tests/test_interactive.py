@@ -171,7 +171,7 @@ MISTAKES = {
     "/tokens 0": "1 or more",
     "/tokens many": "1 or more",
     "/settings now": "nothing follows",
-    "/compare nowhere": "no trained model here",
+    "/compare nowhere": "no such folder",
     "/compare a\0b": "expected the name of a folder",
     "caf\udce9": "not UTF-8 text (at byte 3)",
 }

@@ -248,5 +248,6 @@ def test_a_run_that_cannot_fit_is_refused_and_starts_with_the_settings_it_is_tol
     done = door(tmp_path, *words, memory="50M")
     line = done.stderr.splitlines()[-1]
     assert done.returncode == 2 and "this fits, for the same steps: --accumulate" in line, done.stderr
+    assert not list(tmp_path.iterdir()) and "MLX 0" not in done.stderr
     named = line.split("same steps: ")[1].split(" (")[0].split()
     assert door(tmp_path, *words, *named, memory="50M").returncode == 0

@@ -1,5 +1,6 @@
 """The report: what is counted of written text, what is asked of runs only once, and the page as a browser shows it."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -14,7 +15,7 @@ from click.testing import CliRunner, Result
 from mlx_gpt import arpa, checkpoint, stages
 from mlx_gpt import report as door
 from mlx_gpt.checkpoint import Card
-from mlx_gpt.corpus import Corpus
+from mlx_gpt.corpus import Corpus, Source
 from mlx_gpt.probes import asking
 from mlx_gpt.probes.pairs import twins
 from mlx_gpt.reporting import collect, figures
@@ -27,6 +28,7 @@ from mlx_gpt.reporting.where import where
 from mlx_gpt.reporting.written import WORD, Copies, distinct, measures, repetition, training_pieces
 
 TOKENS = 12
+OTHER = Source(("/elsewhere/other.txt",), "bpe", 512, 0)
 
 
 def save(number: int, model: object, corpus: Corpus, folder: Path) -> Path:
@@ -327,6 +329,30 @@ def test_what_is_missing_or_damaged_is_said(runs: Path, tmp_path: Path, told: di
         text = (folder / name).read_text()
         assert "Missing: stage 2, 3, 5, 6, 7, 8, 9, 10, 11" in text
         assert "truncated" in text and "no model yet" in text and str(tmp_path) not in text
+
+
+def test_runs_of_another_text_are_left_out_in_one_line_and_shown_by_name(
+    runs: Path, rough, corpus: Corpus, tmp_path: Path, told: dict
+) -> None:
+    folder = tmp_path / "runs"
+    for number in (1, 3, 4):
+        shutil.copytree(runs / stages.stage(number).run, folder / stages.stage(number).run)
+    for number in (2, 5):
+        run = save(number, rough(number), corpus, folder)
+        card = dataclasses.replace(checkpoint.read_card(run), text="of another text", source=OTHER)
+        checkpoint.save(run / "model.safetensors", rough(number), corpus.tokenizer, card)
+    shutil.copy(runs / "results.json", folder)
+    result = walk("--runs", folder, "--tokens", TOKENS)
+    assert result.exit_code == 0, result.output
+    said = "02-bigram, 05-feed-forward (trained on other.txt, not on stories.txt; to see such runs, name them: --runs"
+    for text in (result.stderr, (folder / "report.md").read_text(), (folder / "report.html").read_text()):
+        assert text.count(said) == text.casefold().count("left out: ") == 1 and "/other.txt" not in text
+    assert [run["stage"] for run in json.loads((folder / "results.json").read_text())["runs"]] == [1, 3, 4]
+    named = ("--runs", folder / "01-unigram", folder / "04-ngram-backoff", "--tokens", TOKENS)
+    result = walk(*named)
+    assert result.exit_code == 2 and "--output DIR is missing" in result.stderr
+    assert walk(*named, "--output", folder).exit_code == 0
+    assert [run["stage"] for run in json.loads((folder / "results.json").read_text())["runs"]] == [1, 4]
 
 
 def test_other_files_are_not_replaced(runs: Path, tmp_path: Path) -> None:

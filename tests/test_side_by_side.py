@@ -53,7 +53,9 @@ def test_a_column_a_text_and_both_kinds_of_noise_and_what_is_missing_is_blank(tm
     assert "| 1 name-1 | 3.5000 ± 0.2500 |  |" in lines
     assert "| 7 name-7 | 2.0000 ± 0.2500 ± 0.1250 | 1.0000 ± 0.2500 … |" in lines
     places = [lines.index(line) for line in ("| *xz -9* | 2.5000 | 1.5000 |", "| *exact entropy* |  | 0.5000 |")]
-    assert places[0] < lines.index("| 1 name-1 | 3.5000 ± 0.2500 |  |") and places[1] == 5  # after two lines of head, one above, two stages
+    assert (
+        places[0] < lines.index("| 1 name-1 | 3.5000 ± 0.2500 |  |") and places[1] == 5
+    )  # after two lines of head, one above, two stages
     about = (
         "- Plays: 1,000 bytes held out of plays, 7 documents; 3 seeds of every neural stage, a processor, a device, "
     )

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -267,7 +268,20 @@ def test_the_door_tells_every_run(runs: Path, tmp_path: Path, fewer: None) -> No
     shutil.copytree(runs, tmp_path / "runs")
     (tmp_path / "runs" / "begun").mkdir()
     (tmp_path / "runs" / "begun" / "log.jsonl").write_text("")
-    assert "left out: begun" in walk("--runs", tmp_path / "runs").stdout
+    assert "left out: begun" in walk("--runs", tmp_path / "runs").stderr
+
+
+def test_runs_of_another_text_are_not_asked_and_named(runs: Path, rough, corpus: Corpus, tmp_path: Path, fewer) -> None:
+    shutil.copytree(runs, tmp_path / "runs")
+    run = tmp_path / "runs" / "02-bigram"
+    run.mkdir()
+    other = replace(card(2, corpus), text="another", source=replace(corpus.source, paths=("other.txt",)))
+    checkpoint.save(run / "model.safetensors", rough(2), corpus.tokenizer, other)
+    result = walk("--runs", tmp_path / "runs")
+    assert result.exit_code == 0 and "1: 01-unigram, 3: 03-ngram" in result.stdout
+    assert result.stderr.count("left out: 02-bigram (trained on other.txt, not on stories.txt; ") == 1
+    result = walk("--runs", run, tmp_path / "runs" / "01-unigram")
+    assert result.exit_code == 2 and "2 corpora" in result.stderr
 
 
 def test_built_in_runs_tell_their_dependencies(trained, corpus: Corpus, tales: list[str], monkeypatch) -> None:

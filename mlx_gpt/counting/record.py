@@ -105,6 +105,8 @@ def _joined(parts: Sequence[Part]) -> list[Part]:
 
 
 def _read(path: Path) -> tuple[Counts, dict[str, Any], bytes]:
+    if not path.exists():
+        raise DataError(f"{path}: no such file; python -m mlx_gpt.count writes one")
     arrays, metadata = read(path)
     try:
         told = json.loads(metadata["mlx_gpt_counts"])

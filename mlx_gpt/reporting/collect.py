@@ -20,7 +20,7 @@ from mlx_gpt.corpus.documents import digest, files, named_paths
 from mlx_gpt.errors import CheckpointError, MlxGptError
 from mlx_gpt.folder import LOG
 from mlx_gpt.heldout import Notice, Shared
-from mlx_gpt.league import Entry, by_row, cards_in, legend, rows
+from mlx_gpt.league import Entry, by_row, legend, rows
 from mlx_gpt.measure import Score, measure
 from mlx_gpt.plot import read_log
 from mlx_gpt.probes import Asking
@@ -33,19 +33,22 @@ from mlx_gpt.reporting.kept import Earlier
 from mlx_gpt.reporting.machine import machine
 from mlx_gpt.reporting.where import PARTS, Witness, where, words_of
 from mlx_gpt.reporting.written import Copies, measures, training_pieces
+from mlx_gpt.roster import roster
 from mlx_gpt.tokenizer import WORD, Tokenizer
 
 
 class Collector:
     """Asks every run what an earlier report does not know yet."""
 
-    def __init__(self, runs: Path, data: Sequence[str], asked: Asked, notice: Notice) -> None:
+    def __init__(self, runs: Sequence[Path], data: Sequence[str], asked: Asked, notice: Notice) -> None:
         """`asked` without prompts: some are taken from the held-out text.
 
-        Raises as `cards_in` does.
+        Raises as `roster` does.
         """
-        self.folder, self.data, self.notice = runs, data, notice
-        self.cards, self.left_out = cards_in(runs, data)
+        found = roster(runs, data)
+        self.folder, self.cards, self.left_out = found.folder, found.cards, found.left_out
+        self.data, self.notice = data, notice
+        self.folders = {run.name: run for run in self.cards}
         self.of_words = [run.name for run, card in self.cards.items() if card.source.tokenizer == WORD]
         self.asked = asked
         self.key = next(iter(self.cards.values())).text
@@ -185,7 +188,7 @@ class Collector:
         """Score of a run, and of the first of a row surprise, samples and skills, but for what is known already; False
         where it cannot be loaded."""
         try:
-            trained = checkpoint.load(self.folder / run["run"])
+            trained = checkpoint.load(self.folders[run["run"]])
         except CheckpointError as error:
             self.left_out[run["run"]] = str(error)
             return False

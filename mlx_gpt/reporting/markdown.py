@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from mlx_gpt import roster
 from mlx_gpt.reporting.elements import changed
 from mlx_gpt.reporting.frontier_section import frontier_markdown
 from mlx_gpt.reporting.frontiers import first_runs, told_apart
@@ -62,8 +63,7 @@ def gaps(told: Told) -> list[str]:
     said = []
     if told["missing_stages"]:
         said.append(f"Missing: stage {', '.join(map(str, told['missing_stages']))}.")
-    said += [f"Left out: {name} ({why})." for name, why in told["left_out"].items()]
-    return said
+    return said + [f"{each[0].upper()}{each[1:]}." for each in roster.gaps(told["left_out"])]
 
 
 def _league(told: Told) -> str:
