@@ -235,7 +235,7 @@ def _train(
         what = "the text" if corpus.digest != last.card.corpus else "the tokenizer"
         raise SettingError(f"--resume: {what} of {source} is no longer that of this run; start a new run")
     if isinstance(recipe, Descent) and last is None:  # what was begun fitted then
-        require(functools.partial(stage.model, config, corpus.tokenizer.vocab_size), corpus, recipe)
+        require(functools.partial(stage.model, config, corpus.tokenizer.vocab_size), corpus, recipe, notice)
     mx.random.seed(recipe.seed)
     model = stage.model(config, corpus.tokenizer.vocab_size)
     with Run(folder, stage, preset, config, recipe, corpus, model, last is not None) as report:
@@ -246,7 +246,7 @@ def _train(
 def _plan(stage: Stage, preset: str, config: Settings, recipe: Recipe, source: Source, given: Tokenizer | None) -> None:
     """Print what a run would take."""
     from mlx_gpt.corpus import open_corpus
-    from mlx_gpt.descent.plan import plan
+    from mlx_gpt.descent.plan import MEASURING, plan
     from mlx_gpt.descent.planned import lines
     from mlx_gpt.device import memory_of_machine
     from mlx_gpt.recipe import Counting, Descent, size_in_bytes
@@ -255,6 +255,7 @@ def _plan(stage: Stage, preset: str, config: Settings, recipe: Recipe, source: S
     told = list[str]()
     if isinstance(recipe, Descent):
         build = functools.partial(stage.model, config, corpus.tokenizer.vocab_size)
+        notice(MEASURING)
         told = lines(plan(build, corpus, recipe))
     notice(description())
     click.secho(f"plan of stage {stage.number} {stage.name}, preset {preset}, on {source}", bold=True)

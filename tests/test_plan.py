@@ -113,6 +113,35 @@ def test_a_run_too_slow_to_measure_is_predicted_from_few_rows(
     assert predicted == pytest.approx(measured(make, recipe, 3), rel=0.1)
 
 
+def test_what_a_plan_extrapolates_is_bounded_and_named(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where everything is slow: one whole step, gradients of one row and of two, and no gradient twice."""
+    taken = [0, 0]
+    whole, gradient = Step.take, Step.gradient
+
+    def counted_take(self, *args):
+        taken[0] += 1
+        return whole(self, *args)
+
+    def counted_gradient(self, *args):
+        taken[1] += 1
+        return gradient(self, *args)
+
+    recipe = dataclasses.replace(stages.stage(8).tiny.recipe, batch_size=16)
+    for slow in (False, True):
+        monkeypatch.setattr(probing, "QUICK", 0.0 if slow else 1e9)
+        monkeypatch.setattr(probing, "PATIENT", 0.0 if slow else 1e9)
+        with monkeypatch.context() as patch:
+            patch.setattr(Step, "take", counted_take)
+            patch.setattr(Step, "gradient", counted_gradient)
+            taken[:] = 0, 0
+            found = plan(build(8, "tiny"), corpus, recipe, m2=False)
+        told = "\n".join(lines(found))
+        if slow:
+            assert taken[0] == 1 and taken[1] - taken[0] <= 2 and found.measured == 2
+        assert ("extrapolated: from 2 of 16 sequences" in told) == slow
+        assert f"predicted from steps of {found.measured} of 16 sequences" in told
+
+
 def test_a_look_is_predicted_and_with_it_the_whole_run(corpus: Corpus) -> None:
     """The highest memory of a run with two looks, best weights kept: what the plan's total stands for."""
     stage = stages.stage(8)
@@ -236,6 +265,7 @@ def test_a_dry_run_leaves_no_file_and_is_not_for_a_run_that_was_begun(tmp_path: 
         done = door(tmp_path, "--stage", str(stage), "--preset", "tiny", "--data", str(story_file), "--dry-run")
         assert done.returncode == 0, done.stderr
         assert told in done.stdout
+        assert ("measuring a step" in done.stderr) == (stage == 8)
     assert not list(tmp_path.iterdir())
     done = door(tmp_path, "--stage", "8", "--resume", "--dry-run")
     assert done.returncode == 2 and "--dry-run" in done.stderr.splitlines()[-1]

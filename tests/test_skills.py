@@ -264,7 +264,7 @@ def test_the_door_tells_every_run(runs: Path, tmp_path: Path, fewer: None) -> No
         assert all(row["value"] in (0, None) for row in each["probes"] if row["name"].startswith(("copy", "recall")))
     shown = walk("--runs", runs).stdout
     assert "0 is chance" in shown and "1: 01-unigram" in shown and "copy 32 B" in shown
-    assert max(map(len, shown.splitlines())) <= 120
+    assert max(map(len, shown.splitlines())) <= 100
     shutil.copytree(runs, tmp_path / "runs")
     (tmp_path / "runs" / "begun").mkdir()
     (tmp_path / "runs" / "begun" / "log.jsonl").write_text("")
@@ -300,5 +300,8 @@ def test_built_in_runs_tell_their_dependencies(trained, corpus: Corpus, tales: l
     lines = table(told)
     assert any(line.startswith("over the floor") for line in lines) and any(line.startswith("holder") for line in lines)
     assert max(map(len, lines)) <= 100 and any(line.startswith("holder:") for line in legend(told))
+    many = {f"{at:02d}-a-run-of-a-long-name{'-and-longer' * (at % 6)}": dict(told["run 4"]) for at in range(30)}
+    assert max(map(len, table(many) + legend(many))) <= 100
+    assert all(name in " ".join(legend(many)) for name in many)
     shown = skills_section([{"stage": each["stage"], "name": "s", "skills": each} for each in told.values()])
     assert shown.count("<table") == 3 and shown.count('scope="row"') == 6

@@ -23,6 +23,7 @@ from mlx_gpt.recipe import Descent, option, size_in_bytes
 
 Build = Callable[[], LanguageModel]
 
+MEASURING = "measuring a step and a look at the validation text, to plan the run; a large model takes up to a minute"
 MARGIN = 1.1  # a plan fits if it still does when it is wrong by so much
 CLEAR = 0.25  # share of the limit below which a rough bound is enough
 CHUNK = 512  # positions: the loss in chunks, where nothing else helps
@@ -95,6 +96,7 @@ class Plan:
     room: str  # what the limit is
     given: Offer
     fitting: Offer | None
+    measured: int  # sequences, the most that were measured at one time; what more of them take is extrapolated
     look_seconds: float
     looks: int
     m2: dict[int, Offer | None]
@@ -116,14 +118,16 @@ def room() -> tuple[int, str]:
         raise SettingError(f"MLX_GPT_MEMORY={named}: expected a size such as 500M or 2G") from error
 
 
-def require(build: Build, corpus: Corpus, recipe: Descent) -> None:
+def require(build: Build, corpus: Corpus, recipe: Descent, notice: Callable[[str], None] = lambda _: None) -> None:
     """Raise SettingError, naming settings that would do, for a run that does not fit; free for one that clearly does.
 
-    `build` makes a model like the run's, and draws from MLX's global stream of random numbers.
+    `build` makes a model like the run's, and draws from MLX's global stream of random numbers; `notice` is told before
+    anything is measured.
     """
     limit, what = room()
     if bound(_built(build), recipe) <= CLEAR * limit:
         return
+    notice(MEASURING)
     given, fitting = _choose(_probe(build, recipe), recipe, corpus, limit)
     if fitting == given:
         return
@@ -157,6 +161,7 @@ def plan(build: Build, corpus: Corpus, recipe: Descent, m2: bool = True) -> Plan
         what,
         given,
         fitting,
+        probe.most,
         probe.look(looked_at(corpus)).seconds,
         -(-steps // recipe.evaluate_every),
         {gb: _choose(probe, recipe, corpus, GPU_SHARE * size)[1] for gb, size in M2.items()} if m2 else {},

@@ -20,8 +20,8 @@ def lines(plan: Plan) -> list[str]:
         f"work        {_work(work.per_token)} a token = 6 x {work.multiplying:,} weights that multiply"
         f"{attention}; {_work(work.per_token * work.tokens)} in all"
         + (", and a third of it again for recomputation" if more > 1 else ""),
-        f"memory      {sized(need.total)} of MLX's buffers at the highest, predicted from steps of few sequences "
-        f"in {plan.precision}; Python and its libraries come on top",
+        f"memory      {sized(need.total)} of MLX's buffers at the highest, predicted from steps of "
+        f"{_measured(plan)} in {plan.precision}; Python and its libraries come on top",
     ]
     parts = {
         "weights": need.weights,
@@ -49,6 +49,10 @@ def lines(plan: Plan) -> list[str]:
         f"time        {_time(plan.seconds)} = {plan.steps:,} steps of {offer.seconds:.2f} s ({speed:,.0f} tokens/s, "
         f"{work.per_token * speed * more / 1e9:,.0f} GFLOP/s) + {plan.looks:,} looks of {plan.look_seconds:.1f} s"
     )
+    if plan.measured < recipe.batch_size // offer.way.accumulate:
+        told.append(
+            f"            seconds of a step and of a look are extrapolated: from {_measured(plan)}, from one batch"
+        )
     return told + [_on_m2(plan, gb, found) for gb, found in plan.m2.items()]
 
 
@@ -63,6 +67,10 @@ def _on_m2(plan: Plan, gb: int, offer: Offer | None) -> str:
         f"{spelled(offer.way)} fits ({sized(offer.need.total)}); at most {speed:,.0f} tokens/s "
         f"at {M2_FLOPS / 1e12} TFLOP/s, {_time(plan.work.tokens / speed)}"
     )
+
+
+def _measured(plan: Plan) -> str:
+    return f"{plan.measured} of {plan.recipe.batch_size} sequences"
 
 
 def _time(seconds: float) -> str:

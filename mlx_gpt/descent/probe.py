@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from mlx_gpt.descent.neural import Neural
 
 QUICK = 2.5  # seconds: a step that takes no longer is measured with all its rows
-PATIENT = 8.0  # seconds: after a gradient that took so long none of twice as many rows is measured
+PATIENT = (
+    4.0  # seconds: after a gradient that took so long none of twice as many rows is measured, but for a second row
+)
 CAREFUL = 0.5  # share of the limit beyond which nothing is measured: Metal ends the process at the real one
 BENT = 1.05  # growth of the growth by which the highest point shows to lie in another part of the backward pass
 PARTS = 2  # of a batch, where it is computed in parts: one that begins the sums, one that adds to them
@@ -93,16 +95,17 @@ class Probe:
         self.weights, self.optimizer, self.carried = (_bytes(state, kind) for kind in (WEIGHT, OPTIMIZER, CARRIED))
         self._read: dict[tuple[str, Way, int], Reading] = {}
         self._look: Reading | None = None
+        self.most = 0  # rows of a batch that were measured at one time
         self._slopes: dict[tuple[bool, int], tuple[float, float]] = {}  # bytes and seconds a row
 
     def step(self, way: Way, wanted: float = math.inf) -> Reading:
         """A step of the run done this way; only what may stay below `wanted` bytes is worth a closer look."""
         rows, parts = self.recipe.batch_size // way.accumulate, way.accumulate
-        one = self._whole(way, 1)  # all of the update, and little else
+        one = self._whole(replace(way, accumulate=1), 1)  # all of the update, and little else, whatever the parts
         line = self._line(way, rows)
         peak, seconds = line.at(rows)
         peak = max(peak, one.peak)
-        update = max(0.0, one.seconds - min(parts, PARTS) * line.first.reading.seconds)
+        update = max(0.0, one.seconds - line.first.reading.seconds)
         if parts * seconds + update > QUICK or peak > min(CAREFUL * self.limit, HOPELESS * wanted):
             return Reading(peak, parts * seconds + update)
         whole = self._whole(way, rows)
@@ -113,7 +116,8 @@ class Probe:
         alike = (way.recompute, way.loss_chunk)
         points = [_Point(1, self._gradient(way, 1))]
         if alike in self._slopes:  # a part of a batch holds one more gradient than a whole one, whatever its rows
-            points += [_Point(2, self._gradient(way, 2))] * (rows > 1)
+            if rows > 1 and points[0].reading.seconds <= QUICK:
+                points.append(_Point(2, self._gradient(way, 2)))
             return _Line(points[0], points[-1], *self._slopes[alike])
         slope = pace = before = 0.0
         while points[-1].rows < rows:
@@ -123,7 +127,7 @@ class Probe:
             risen = peak >= 2 * points[0].reading.peak and slope <= BENT * before
             enough = risen and at * self.length >= 2 * way.loss_chunk and seconds > QUICK / 4
             expected = peak + more * (slope or peak)
-            if enough or seconds > PATIENT or expected > CAREFUL * self.limit:
+            if enough or (seconds > PATIENT and at > 1) or expected > CAREFUL * self.limit:
                 break
             points.append(_Point(at + more, self._gradient(way, at + more)))
             before, slope = slope, (points[-1].reading.peak - peak) / more
@@ -179,6 +183,7 @@ class Probe:
     def _once(self, what: str, way: Way, rows: int, measure: Callable[[Way, int], Reading]) -> Reading:
         """A reading, which is the same for any number of parts greater than one."""
         alike = replace(way, accumulate=min(way.accumulate, PARTS))
+        self.most = max(self.most, rows)
         if (what, alike, rows) not in self._read:
             self._read[what, alike, rows] = measure(alike, rows)
         return self._read[what, alike, rows]
@@ -189,7 +194,7 @@ class Probe:
         step, state = self._begin(way, rows, parts)
         ids, waiting, count = self._ids(rows * parts), None, 3
         for number in range(count):
-            if number == 1:
+            if number <= 1:  # where the first is slow, what it makes besides weighs little, and it is read alone
                 mx.reset_peak_memory()
                 started = time.perf_counter()
             state, figures = step.take(state, ids, 0.0, number)
@@ -197,8 +202,12 @@ class Probe:
             if waiting is not None or number == 0:
                 np.array((waiting or figures).bad)
             waiting = figures
+            if number == 0:
+                mx.eval(state)
+                if time.perf_counter() - started > QUICK:
+                    break
         mx.eval(state)
-        reading = Reading(mx.get_peak_memory() - self.before, (time.perf_counter() - started) / (count - 1))
+        reading = Reading(mx.get_peak_memory() - self.before, (time.perf_counter() - started) / max(1, number))
         self._end(step, state)
         return reading
 
@@ -215,6 +224,8 @@ class Probe:
             started = time.perf_counter()
             mx.eval(step.gradient(mine, sums, ids))
             seconds = time.perf_counter() - started
+            if seconds > QUICK:
+                break
         reading = Reading(mx.get_peak_memory() - self.before, seconds)
         del mine, sums
         self._end(step, state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from textwrap import wrap
 from typing import Any
 
 from mlx_gpt.probes.pairs import SKILLS
@@ -40,7 +41,7 @@ def legend(told: Mapping[str, Told]) -> list[str]:
         )
         said += [f"{tag}: {what}" for tag, what in TAGS.items()]
         said.append("bytes back: the same of words told before, by how far back that was last")
-    return said
+    return [line for each in said for line in wrap(each, WIDEST, subsequent_indent="  ", break_on_hyphens=False)]
 
 
 def _short(runs: Mapping[str, Told]) -> list[str]:
