@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from mlx_gpt import roster
-from mlx_gpt.reporting.elements import changed
+from mlx_gpt.reporting.elements import FREE
 from mlx_gpt.reporting.frontier_section import frontier_markdown
 from mlx_gpt.reporting.frontiers import first_runs, told_apart
+from mlx_gpt.reporting.league_section import league
 from mlx_gpt.reporting.numbers import LEFT_OUT, has_text
 from mlx_gpt.reporting.skills import skills_markdown
 from mlx_gpt.reporting.where_section import markdown as where
-from mlx_gpt.reporting.words import count, excerpt, megabytes, named, percent, plain, time, titled, with_margin
+from mlx_gpt.reporting.words import count, excerpt, named, percent, plain
 
 Told = dict[str, Any]
 
@@ -67,22 +68,10 @@ def gaps(told: Told) -> list[str]:
 
 
 def _league(told: Told) -> str:
-    head = ["stage", "bits/byte", "to the stage before", "parameters", "trained", "tokens/s", "memory"]
-    free = sorted(((bits, name) for name, bits in told["text"]["reference_lines"].items()), reverse=True)
-    rows = [[f"*{name}*", f"{bits:.4f}", "", "", "", "", ""] for bits, name in free]
-    for row in told["league"]:
-        rows.append(
-            [
-                titled(row),
-                with_margin(row["bits_per_byte"], row["margin"]),
-                changed(row["difference"]).text,
-                count(row["parameters"]),
-                time(row["seconds"]),
-                count(row["train_tokens_per_second"]),
-                megabytes(row["peak_memory"]),
-            ]
-        )
-    return _table(head, rows)
+    found = league(told)
+    names = [f"*{row[0].text}*" if row[0].kind == FREE else row[0].text for row in found.rows]
+    rows = [[name, *(cell.text for cell in row[1:])] for name, row in zip(names, found.rows, strict=True)]
+    return _table([each if isinstance(each, str) else each[0] for each in found.head], rows)
 
 
 def _passage(told: Told) -> str:

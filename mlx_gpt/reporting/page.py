@@ -10,38 +10,24 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from html import escape
 from importlib import resources
 from string import Template
 from typing import Any
 
-from mlx_gpt.reporting.elements import FREE, Cell, Table, changed, choice, table
+from mlx_gpt.reporting.elements import FREE, Cell, Table, choice, table
 from mlx_gpt.reporting.figures import AXES, curves, ladder
 from mlx_gpt.reporting.frontier_section import section
 from mlx_gpt.reporting.frontiers import first_runs, told_apart
+from mlx_gpt.reporting.league_section import league
 from mlx_gpt.reporting.markdown import gaps, trained_on
 from mlx_gpt.reporting.numbers import LEFT_OUT, has_text
 from mlx_gpt.reporting.skills import skills_section
 from mlx_gpt.reporting.where_section import section as where
-from mlx_gpt.reporting.words import bits, count, megabytes, named, percent, reach, time, titled, with_margin
+from mlx_gpt.reporting.words import count, named, percent, with_margin
 
 Told = dict[str, Any]
 WIDTHS = {"wide": 760, "narrow": 328}  # pixels of a picture, of which the style sheet shows one
-COLUMNS = (
-    ("stage", ""),
-    ("bits/byte", "bits per raw byte of the held-out text, ± its 95 % interval"),
-    (
-        "to the stage before",
-        "difference in bits per byte to the stage before it in this table, paired on the same parts of the text",
-    ),
-    ("over floor", "bits per byte above the exact entropy of the text"),
-    ("seeds", "runs that differ in their seed alone, ± the standard deviation of their scores"),
-    ("parameters", ""),
-    ("trained", "time of training"),
-    ("tokens/s", "in training"),
-    ("memory", "the most that training held"),
-)
 FIGURES = (
     ("words", "words", "of all texts together"),
     ("distinct_1", "distinct-1", "different words as a share of all"),
@@ -52,7 +38,6 @@ FIGURES = (
     ("longest", "longest copy", "words of the longest passage whose every 8-gram stands in the training text"),
 )
 COUNTED = ("words", "longest")  # the others are shares
-EMPTY = Cell("")
 
 
 def page(told: Told) -> str:
@@ -70,7 +55,7 @@ def page(told: Told) -> str:
         "lead": escape(_lead(told)),
         "trained_on": "".join(f'<p class="quiet">{escape(said)}</p>' for said in trained_on(told)),
         "gaps": "".join(f'<p class="gap">{escape(said)}</p>' for said in gaps(told)),
-        "league": _league(told),
+        "league": table(league(told), "League table"),
         "legend": "".join(f"<li>{escape(said)}</li>" for said in told["legend"]),
         "ladder": _both(lambda width: ladder(told["league"], text["reference_lines"], width)),
         "curves": "".join(_curves(told, axis) for axis in AXES),
@@ -122,30 +107,6 @@ def _lead(told: Told) -> str:
     best = min(scored, key=lambda row: row["bits_per_byte"])
     name = f"stage {best['stage']} {best['name']}"
     return f"{said}; {name} needs the least, {with_margin(best['bits_per_byte'], best['margin'])} bits per byte."
-
-
-def _league(told: Told) -> str:
-    """The table, among what costs no model."""
-    rows = [_row(row) for row in told["league"]]
-    for name, value in told["text"]["reference_lines"].items():
-        rows.append({"stage": Cell(name, kind=FREE), "bits/byte": Cell(bits(value), value)})
-    columns = [each for each in COLUMNS if any(row.get(each[0], EMPTY).said for row in rows)]
-    return table(Table(columns, [[row.get(name, EMPTY) for name, _ in columns] for row in rows]), "League table")
-
-
-def _row(row: dict[str, Any]) -> dict[str, Cell]:
-    found, excess, spread, per_byte = row["difference"], row["excess"], row["seed_spread"], row["bits_per_byte"]
-    return {
-        "stage": Cell(titled(row), row["stage"]),
-        "bits/byte": Cell(bits(per_byte), per_byte, reach(row["margin"])),
-        "to the stage before": replace(changed(found), kind=""),
-        "over floor": Cell(bits(excess["value"]), excess["value"]) if excess else EMPTY,
-        "seeds": EMPTY if spread is None else Cell(f"{len(row['seeds'])}", spread, reach(spread)),
-        "parameters": Cell(count(row["parameters"]), row["parameters"]),
-        "trained": Cell(time(row["seconds"]), row["seconds"]),
-        "tokens/s": Cell(count(row["train_tokens_per_second"]), row["train_tokens_per_second"]),
-        "memory": Cell(megabytes(row["peak_memory"]), row["peak_memory"]),
-    }
 
 
 def _lengths(told: Told) -> list[int]:
