@@ -6,6 +6,7 @@ import click
 
 from mlx_gpt import (
     __version__,
+    across,
     arpa,
     compare,
     compress,
@@ -67,6 +68,7 @@ DOORS = (
     compare,
     skills,
     report,
+    across,
     count,
     merge,
     quantize,

@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 from mlx_gpt import (
     __main__,
     acceptance,
+    across,
     arpa,
     compare,
     compress,
@@ -42,6 +43,7 @@ from mlx_gpt import run as run_module
 from mlx_gpt.checkpoint import load
 
 DOORS = {
+    "across": across,
     "arpa": arpa,
     "train": train,
     "generate": generate,

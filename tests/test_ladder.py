@@ -20,6 +20,7 @@ def test_seeds_are_of_stages_with_chance_and_all_have_the_first_before_any_has_t
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(subprocess, "run", noted)
+    monkeypatch.setattr(ladder, "_of_its_text", lambda run: [str(run), "others of its text"])
     settings = ("--runs", tmp_path, "--preset", "tiny", "--stages", "4,9,11", "--seed", 5, "--seeds", 2)
     assert CliRunner().invoke(ladder.main, [str(each) for each in settings]).exit_code == 0
     *trained, compared = asked
@@ -34,4 +35,4 @@ def test_seeds_are_of_stages_with_chance_and_all_have_the_first_before_any_has_t
         ("09-simple-gpt-6", "9", "6"),
         ("11-m2-gpt-6", "11", "6"),
     ]
-    assert compared[-3:] == ["mlx_gpt.compare", "--runs", str(tmp_path)]
+    assert compared[-4:] == ["mlx_gpt.compare", "--runs", str(tmp_path / "04-ngram-backoff"), "others of its text"]

@@ -63,6 +63,7 @@ LEVELS = [
         "compress",
         "decompress",
         "distill",
+        "across",
     },
     {"__main__"},
 ]

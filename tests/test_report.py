@@ -383,12 +383,10 @@ def test_each_training_text_is_named_where_runs_are_judged_on_one(
 
 
 def test_runs_of_different_texts_are_refused(runs: Path, corpus: Corpus, rough, tmp_path: Path) -> None:
-    import dataclasses
-
     folder = tmp_path / "mixed"
-    save(1, rough(1), corpus, folder)
-    save(2, rough(2), dataclasses.replace(corpus, text="another"), folder)
-    result = walk("--runs", folder)
+    first = save(1, rough(1), corpus, folder)
+    second = save(2, rough(2), dataclasses.replace(corpus, text="another"), folder)
+    result = walk("--runs", first, second, "--output", folder)
     assert result.exit_code == 2 and "--data FILE" in result.output and result.output.count("\n") == 1
 
 

@@ -1,19 +1,13 @@
-"""The ladders of several texts in one table and one picture: python scripts/side_by_side.py --help"""
+"""The ladders of several texts: what is kept of each report, and that as one table and one picture."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
-import click
-
-from mlx_gpt.door import Door, notice
 from mlx_gpt.errors import CheckpointError, SettingError
-from mlx_gpt.replacing import replacing
 from mlx_gpt.reporting import FORMAT as REPORT
-from mlx_gpt.reporting import RESULTS
 from mlx_gpt.reporting.words import bits
 
 FORMAT, VERSION = "mlx_gpt ladders", 1
@@ -23,42 +17,11 @@ COLOURS = ("#2b6ca3", "#c0392b", "#4f9d8b", "#d9a441", "#7a5ba8", "#6b7079")
 Told = dict[str, Any]
 
 
-@click.command(cls=Door)
-@click.argument("ladders", type=click.Path(path_type=Path))
-@click.option(
-    "--add", multiple=True, nargs=2, metavar="NAME FOLDER", help="A text and where its report is; may be repeated."
-)
-@click.option("--picture", type=click.Path(path_type=Path), help="Draw them there, too (.svg or .png; matplotlib).")
-def main(ladders: Path, add: tuple[tuple[str, str], ...], picture: Path | None) -> None:
-    """Print the bits per byte of every stage on several texts as a Markdown table.
-
-    LADDERS is a small JSON file that keeps what the table is made of. With --add the league table of a report
-    (results.json, as python -m mlx_gpt.report writes it) goes into it, in the place of an earlier one of that name.
-
-    \b
-    python scripts/side_by_side.py ladders.json --add "Tiny Shakespeare" runs/shakespeare --picture ladders.svg
-    """
-    told = read(ladders)
-    for name, folder in add:
-        told["texts"][name] = league(Path(folder) / RESULTS)
-    if not told["texts"]:
-        raise SettingError(f"{ladders}: no ladder in it yet; --add NAME FOLDER puts one there")
-    if add:
-        with replacing(ladders) as file:
-            file.write((json.dumps(told, indent=1) + "\n").encode())
-    click.echo(table(told["texts"]))
-    if picture is not None:
-        if importlib.util.find_spec("matplotlib") is None:
-            raise SettingError(f"--picture {picture}: needs matplotlib; pip install 'mlx-gpt[plots]', or leave it out")
-        draw(told["texts"], picture)
-        notice(f"drawn: {picture}")
-
-
 def read(path: Path) -> Told:
     """What was kept, or nothing. Raises CheckpointError for a file that is something else."""
     if not path.exists():
         return {"format": FORMAT, "version": VERSION, "texts": {}}
-    return _file(path, FORMAT, "ladders of this script; move it or name another file")
+    return _file(path, FORMAT, "ladders of several texts; move it or name another file")
 
 
 def league(path: Path) -> Told:
@@ -164,7 +127,3 @@ def draw(texts: dict[str, Told], picture: Path) -> None:
         raise SettingError(f"--picture {picture}: cannot be drawn ({error}); name a .svg or .png") from error
     finally:
         pyplot.close(figure)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,17 +1,16 @@
-"""Ladders of several texts in one table: scripts/side_by_side.py."""
+"""Ladders of several texts in one table: python -m mlx_gpt.across."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from mlx_gpt import across
 from mlx_gpt.reporting import FORMAT, RESULTS, VERSION
+from mlx_gpt.reporting.across import table
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-import side_by_side  # noqa: E402
 
 
 def row(stage, bits, spread=None, finished=True):
@@ -39,7 +38,7 @@ def report(folder, league, **lines):
 
 
 def run(*words):
-    return CliRunner().invoke(side_by_side.main, [str(word) for word in words])
+    return CliRunner().invoke(across.main, [str(word) for word in words])
 
 
 def test_a_column_a_text_and_both_kinds_of_noise_and_what_is_missing_is_blank(tmp_path):
@@ -118,7 +117,7 @@ def test_a_picture_of_no_known_kind_is_refused(tmp_path):
     assert found.exit_code == 2 and "picture.xyz" in found.output
 
 
-@pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="the measured ladders are not beside the project")
+@pytest.mark.skipif(not (ROOT / "docs" / "ladders.json").is_file(), reason="no measured ladders beside the project")
 def test_the_table_in_the_documents_is_that_of_the_kept_figures():
     kept = json.loads((ROOT / "docs" / "ladders.json").read_text())
-    assert side_by_side.table(kept["texts"]) in (ROOT / "docs" / "README.md").read_text()
+    assert table(kept["texts"]) in (ROOT / "docs" / "README.md").read_text()
