@@ -28,10 +28,9 @@ if TYPE_CHECKING:
     from mlx_gpt.descent.neural import Neural
 
 QUICK = 2.5  # seconds: a step that takes no longer is measured with all its rows
-PATIENT = (
-    4.0  # seconds: after a gradient that took so long none of twice as many rows is measured, but for a second row
-)
+PATIENT = 4.0  # seconds: after a gradient that took so long, none of more than two rows is measured
 CAREFUL = 0.5  # share of the limit beyond which nothing is measured: Metal ends the process at the real one
+OUTWEIGHED = 2  # times the memory of one row: so much more, and the rows outweigh the weights
 BENT = 1.05  # growth of the growth by which the highest point shows to lie in another part of the backward pass
 PARTS = 2  # of a batch, where it is computed in parts: one that begins the sums, one that adds to them
 HOPELESS = 1.2  # times what is wanted: no step that seems to need more is measured with all its rows
@@ -124,7 +123,7 @@ class Probe:
             at, (peak, seconds) = points[-1].rows, points[-1].reading
             more = min(2 * at, rows) - at
             # the line is straight once rows outweigh weights, no more logits come with them, and it has bent
-            risen = peak >= 2 * points[0].reading.peak and slope <= BENT * before
+            risen = peak >= OUTWEIGHED * points[0].reading.peak and slope <= BENT * before
             enough = risen and at * self.length >= 2 * way.loss_chunk and seconds > QUICK / 4
             expected = peak + more * (slope or peak)
             if enough or (seconds > PATIENT and at > 1) or expected > CAREFUL * self.limit:
