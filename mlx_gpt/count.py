@@ -54,7 +54,7 @@ def main(
 
     gives the model of one run, to the bit. With --like RUN the text need not be where the run's was.
     """
-    from mlx_gpt.checkpoint import load, run_folder
+    from mlx_gpt.checkpoint import read_tokenizer, run_folder
     from mlx_gpt.corpus import Source, absolute_paths, documents, encode_text, files, named_paths, open_corpus
     from mlx_gpt.counting.merge import count_shard
     from mlx_gpt.counting.record import text_digest, write_counts
@@ -69,7 +69,7 @@ def main(
     else:
         if not data:
             raise DataError("--like: needs --data, the text to count")
-        words = load(run_folder(None, like)).tokenizer
+        words = read_tokenizer(run_folder(None, like))
         with named_paths(data) as paths:
             text = encode_text(documents(files(paths)), words)
         ids = text.ids

@@ -194,13 +194,13 @@ def main(
 
 
 def _tokenizer_of(ctx: click.Context, run: Path) -> Tokenizer:
-    from mlx_gpt.checkpoint import load, run_folder
+    from mlx_gpt.checkpoint import read_tokenizer, run_folder
     from mlx_gpt.errors import SettingError
 
     for name in ("tokenizer", "vocab_size"):
         if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE:
             raise SettingError(f"--tokenizer-of {run} with {option(name)}: the tokenizer is that of the run; drop one")
-    found = load(run_folder(None, run)).tokenizer
+    found = read_tokenizer(run_folder(None, run))
     if found.kind == WORD:
         raise SettingError(f"--tokenizer-of {run}: an imported model's words leave blanks out; name another run")
     return found
