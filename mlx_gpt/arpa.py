@@ -83,7 +83,7 @@ def import_(model: Path, run: Path, other: Path | None, ids: bool) -> None:
     import dataclasses
 
     from mlx_gpt import stages
-    from mlx_gpt.checkpoint import MODEL, Card, load, run_folder, save
+    from mlx_gpt.checkpoint import MODEL, Card, read_tokenizer, run_folder, save
     from mlx_gpt.corpus import Source
     from mlx_gpt.corpus.documents import digest
     from mlx_gpt.counting.arpa import Vocabulary, read_arpa, words_of
@@ -97,7 +97,7 @@ def import_(model: Path, run: Path, other: Path | None, ids: bool) -> None:
         raise SettingError("--ids: goes with --tokenizer RUN, whose ids they are")
     vocabulary, tokenizer = None, None
     if other is not None:
-        tokenizer = load(run_folder(None, other)).tokenizer
+        tokenizer = read_tokenizer(run_folder(None, other))
         words = [str(each) for each in range(tokenizer.vocab_size)] if ids else words_of(tokenizer)
         vocabulary = Vocabulary(words, tokenizer.eot, tokenizer.unknown)
     live = sys.stderr.isatty()

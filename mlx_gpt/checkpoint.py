@@ -204,18 +204,35 @@ def load(folder: Path, number: int | None = None) -> Checkpoint:
     card = read_card(folder)
     if number is not None and card.stage != number:
         raise CheckpointError(f"{path}: a checkpoint of stage {card.stage}, not of stage {number}")
+    tokenizer, parts = _opened(path, card)
     stage = stages.stage(card.stage)
-    arrays, metadata = read(path, verify=_size(path) <= HASHED)
     try:
-        tokenizer, parts = _parted(MODEL_ARRAYS, arrays, metadata)
-        if tokenizer.vocab_size != card.vocab_size:
-            raise CheckpointError("its tokenizer and its model disagree on the vocabulary")
         model = stage.model(card.config, card.vocab_size)
         make_room(model, card.packings)
         model.restore(parts)
     except (RuntimeError, ValueError, KeyError, MlxGptError) as error:
         raise CheckpointError(f"{path}: {shown(error)}") from error
     return Checkpoint(model, tokenizer, card, stage, path)
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a run folder (or a model file). The model is not made, but the SHA-256 compared as in `load`.
+
+    Raises CheckpointError as `load`, but for what only the model would find.
+    """
+    return _opened(folder if folder.is_file() else folder / MODEL, read_card(folder))[0]
+
+
+def _opened(path: Path, card: Card) -> tuple[Tokenizer, dict[str, np.ndarray]]:
+    """The tokenizer and the model's arrays, by their own names, of a file with this card."""
+    arrays, metadata = read(path, verify=_size(path) <= HASHED)
+    try:
+        tokenizer, parts = _parted(MODEL_ARRAYS, arrays, metadata)
+    except (RuntimeError, ValueError, KeyError, MlxGptError) as error:
+        raise CheckpointError(f"{path}: {shown(error)}") from error
+    if tokenizer.vocab_size != card.vocab_size:
+        raise CheckpointError(f"{path}: its tokenizer and its model disagree on the vocabulary")
+    return tokenizer, parts
 
 
 def _check(card: Card) -> None:

@@ -54,23 +54,22 @@ def main(
 
     gives the model of one run, to the bit. With --like RUN the text need not be where the run's was.
     """
-    from mlx_gpt.checkpoint import load, run_folder
-    from mlx_gpt.corpus import Source, documents, encode_text, files, named_paths, open_corpus
+    from mlx_gpt.checkpoint import read_tokenizer, run_folder
+    from mlx_gpt.corpus import Source, absolute_paths, documents, encode_text, files, named_paths, open_corpus
     from mlx_gpt.counting.merge import count_shard
     from mlx_gpt.counting.record import text_digest, write_counts
     from mlx_gpt.errors import DataError, SettingError
-    from mlx_gpt.train import absolute
 
     number, shards = _shard(shard)
     if like is not None and any(_given(name) for name in ("tokenizer", "vocab_size", "split_seed")):
         raise SettingError("--like: the run says what a token is; leave out --tokenizer, --vocab-size and --split-seed")
     if like is None:
-        corpus = open_corpus(Source(absolute(data), tokenizer, vocab_size, split_seed), notice)
+        corpus = open_corpus(Source(absolute_paths(data), tokenizer, vocab_size, split_seed), notice)
         words, ids = corpus.tokenizer, corpus.train.ids
     else:
         if not data:
             raise DataError("--like: needs --data, the text to count")
-        words = load(run_folder(None, like)).tokenizer
+        words = read_tokenizer(run_folder(None, like))
         with named_paths(data) as paths:
             text = encode_text(documents(files(paths)), words)
         ids = text.ids

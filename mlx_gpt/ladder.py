@@ -10,14 +10,14 @@ from pathlib import Path
 import click
 
 from mlx_gpt.door import Door, runs_folder
-from mlx_gpt.tokenizer import KINDS
+from mlx_gpt.tokenizer import KINDS, VOCABULARY
 
 
 @click.command(cls=Door)
 @click.option("--data", multiple=True, metavar="PATH...", help="Files or folders; the built-in stories without it.")
 @click.option(
     "--preset",
-    type=click.Choice(("tiny", "small", "base", "large")),
+    type=click.Choice(tuple(VOCABULARY)),
     default="small",
     show_default=True,
     help="Size of every stage.",
@@ -115,10 +115,10 @@ def _numbers(wanted: str, known: list[int]) -> list[int]:
 def _begun(folder: Path, data: tuple[str, ...], preset: str, tokenizer: str, vocab_size: int | None, seed: int) -> str:
     """How far a run with these very settings has come: "finished", "interrupted", or "" for none."""
     from mlx_gpt.checkpoint import BEFORE, LAST, MODEL, read_card
+    from mlx_gpt.corpus import absolute_paths
     from mlx_gpt.errors import CheckpointError
-    from mlx_gpt.train import VOCABULARY, absolute
 
-    asked = (absolute(data), tokenizer, vocab_size or VOCABULARY[preset], preset, seed)
+    asked = (absolute_paths(data), tokenizer, vocab_size or VOCABULARY[preset], preset, seed)
     for name in (MODEL, LAST, BEFORE):
         try:
             card = read_card(folder / name)

@@ -24,6 +24,7 @@ GIVEN = "given"  # of a corpus whose tokenizer was not learned from it
 END_OF_TEXT = "<|endoftext|>"
 LARGEST_MODEL = 16 * 2**20  # bytes: a SentencePiece model beyond it is an attack or a mistake
 LARGEST_VOCABULARY = 2**20
+VOCABULARY = {"tiny": 512, "small": 2_048, "base": 4_096, "large": 8_192}  # entries of BPE, by preset
 LONGEST_LINE = 1_000  # characters; SentencePiece leaves out training lines over 4,192 bytes
 END_OF_SENTENCE, UNKNOWN = "</s>", "<unk>"
 WORDS = re.compile(r"[^ \t\r\n\0]+")  # what KenLM takes for a word: other blanks may stand inside it

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from mlx_gpt.device import description
 from mlx_gpt.door import Door, notice, setting_options
 from mlx_gpt.recipe import option
-from mlx_gpt.tokenizer import GIVEN, KINDS, LARGEST_VOCABULARY, WORD, Tokenizer
+from mlx_gpt.tokenizer import GIVEN, KINDS, LARGEST_VOCABULARY, VOCABULARY, WORD, Tokenizer
 
-if TYPE_CHECKING:
-    from mlx_gpt.checkpoint import Last
-    from mlx_gpt.corpus import Source
-    from mlx_gpt.model import Stage
-    from mlx_gpt.recipe import Recipe, Settings
-
-VOCABULARY = {"tiny": 512, "small": 2_048, "base": 4_096, "large": 8_192}
 TIMES = {
     "tiny": "seconds, for tests",
     "small": "minutes on two Linux cores",
@@ -166,10 +157,11 @@ def main(
     """
     from mlx_gpt import stages
     from mlx_gpt.checkpoint import RUNS
-    from mlx_gpt.corpus import Source
+    from mlx_gpt.corpus import Source, absolute_paths
     from mlx_gpt.device import pick_device
     from mlx_gpt.errors import SettingError
     from mlx_gpt.folder import prepare
+    from mlx_gpt.training import Training
 
     if number is None and not (resume and run):
         raise SettingError("--stage N is missing: which stage to train, 1 to 11 (with --resume, --run DIR will do)")
@@ -190,128 +182,52 @@ def main(
     if tokenizer_of is not None:
         given = _tokenizer_of(ctx, tokenizer_of)
         tokenizer, vocab_size = GIVEN, given.vocab_size
-    source = Source(absolute(data), tokenizer, vocab_size or VOCABULARY[preset], split_seed)
+    source = Source(absolute_paths(data), tokenizer, vocab_size or VOCABULARY[preset], split_seed)
+    training = Training(stage, preset, config, recipe, source, given)
     if dry_run:
-        _plan(stage, preset, config, recipe, source, given)
+        lines = training.planned(notice)
+        click.secho(f"plan of stage {stage.number} {stage.name}, preset {preset}, on {source}", bold=True)
+        for line in lines:
+            click.echo(line)
         return
-    folder = prepare(RUNS / stage.run if run is None else run)
-    _train(folder, stage, preset, config, recipe, source, given, None)
+    training.carry_out(prepare(RUNS / stage.run if run is None else run), notice)
 
 
 def _tokenizer_of(ctx: click.Context, run: Path) -> Tokenizer:
-    from mlx_gpt.checkpoint import load, run_folder
+    from mlx_gpt.checkpoint import read_tokenizer, run_folder
     from mlx_gpt.errors import SettingError
 
     for name in ("tokenizer", "vocab_size"):
         if ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE:
             raise SettingError(f"--tokenizer-of {run} with {option(name)}: the tokenizer is that of the run; drop one")
-    found = load(run_folder(None, run)).tokenizer
+    found = read_tokenizer(run_folder(None, run))
     if found.kind == WORD:
         raise SettingError(f"--tokenizer-of {run}: an imported model's words leave blanks out; name another run")
     return found
 
 
-def _train(
-    folder: Path,
-    stage: Stage,
-    preset: str,
-    config: Settings,
-    recipe: Recipe,
-    source: Source,
-    given: Tokenizer | None,
-    last: Last | None,
-) -> None:
-    """Train in a folder, from the beginning or from the last save."""
-    import mlx.core as mx
-
-    from mlx_gpt.corpus import open_corpus
-    from mlx_gpt.descent.plan import require
-    from mlx_gpt.errors import SettingError
-    from mlx_gpt.recipe import Descent
-    from mlx_gpt.run import Run
-
-    corpus = open_corpus(source, notice, given)
-    if last is not None and (corpus.digest, corpus.tokenizer.model) != (last.card.corpus, last.tokenizer.model):
-        what = "the text" if corpus.digest != last.card.corpus else "the tokenizer"
-        raise SettingError(f"--resume: {what} of {source} is no longer that of this run; start a new run")
-    if isinstance(recipe, Descent) and last is None:  # what was begun fitted then
-        require(functools.partial(stage.model, config, corpus.tokenizer.vocab_size), corpus, recipe, notice)
-    mx.random.seed(recipe.seed)
-    model = stage.model(config, corpus.tokenizer.vocab_size)
-    with Run(folder, stage, preset, config, recipe, corpus, model, last is not None) as report:
-        model.fit(corpus, recipe, report)
-        report.finish()
-
-
-def _plan(stage: Stage, preset: str, config: Settings, recipe: Recipe, source: Source, given: Tokenizer | None) -> None:
-    """Print what a run would take."""
-    from mlx_gpt.corpus import open_corpus
-    from mlx_gpt.descent.plan import MEASURING, plan
-    from mlx_gpt.descent.planned import lines
-    from mlx_gpt.device import memory_of_machine
-    from mlx_gpt.recipe import Counting, Descent, size_in_bytes
-
-    corpus = open_corpus(source, notice, given)
-    told = list[str]()
-    if isinstance(recipe, Descent):
-        build = functools.partial(stage.model, config, corpus.tokenizer.vocab_size)
-        notice(MEASURING)
-        told = lines(plan(build, corpus, recipe))
-    notice(description())
-    click.secho(f"plan of stage {stage.number} {stage.name}, preset {preset}, on {source}", bold=True)
-    for line in told:
-        click.echo(line)
-    if isinstance(recipe, Counting):
-        limit = size_in_bytes(recipe.memory) or memory_of_machine() // 2
-        click.echo("parameters  not known before counting: one or two numbers for each n-gram that the text has")
-        click.echo(f"tokens      {corpus.train.tokens:,}, each counted once")
-        click.echo(
-            f"memory      at most {limit / 1e9:,.2f} GB (--memory, half of the machine's without it): a text that "
-            "needs more is counted in shards"
-        )
-
-
 def _go_on(ctx: click.Context, folder: Path, number: int | None) -> None:
     """Resume the run in a folder with its own settings; others on the command line are a mistake."""
-    from mlx_gpt import stages
-    from mlx_gpt.checkpoint import MODEL, read_card, read_last
-    from mlx_gpt.errors import CheckpointError, SettingError
-    from mlx_gpt.model import Kept
+    from mlx_gpt.corpus import absolute_paths
+    from mlx_gpt.errors import SettingError
+    from mlx_gpt.training import begun, finished, go_on, settings_of
 
-    # without its arrays, which would keep the file mapped that the next save replaces
-    last = dataclasses.replace(read_last(folder, notice), kept=Kept({}, {}))
-    card = last.card
-    if number is not None and number != card.stage:
-        raise SettingError(f"--stage {number}: the run in {folder} is of stage {card.stage}")
-    own = {**vars(card.config), **vars(card.recipe), "preset": card.preset, "data": card.source.paths}
-    own |= {
-        "tokenizer": card.source.tokenizer,
-        "tokenizer_of": "a tokenizer that its own files hold",
-        "vocab_size": card.source.vocab_size,
-        "split_seed": card.source.split_seed,
-    }
+    last = begun(folder, number, notice)
+    own = settings_of(last.card)
     for name, value in ctx.params.items():
         if name in ("number", "run", "resume") or ctx.get_parameter_source(name) != ParameterSource.COMMANDLINE:
             continue
-        given = absolute(value) if name == "data" else value
+        given = absolute_paths(value) if name == "data" else value
         if given != own[name]:
             raise SettingError(
                 f"{option(name)} {value}: this run was started with {own[name]}, and a resumed run keeps its settings; "
                 "drop it, or start a new run"
             )
-    with contextlib.suppress(CheckpointError):  # a damaged model is no finished one: the end is made again
-        done = read_card(folder / MODEL)
-        if done.finished:
-            click.echo(f"{folder}: finished already, at step {done.step:,}")
-            return
-    if "-" in card.source.paths:
-        raise SettingError("--resume: this run was trained on standard input, which cannot be read again")
-    _train(folder, stages.stage(card.stage), card.preset, card.config, card.recipe, card.source, last.tokenizer, last)
-
-
-def absolute(data: tuple[str, ...]) -> tuple[str, ...]:
-    """Paths as a checkpoint keeps them: still true when read from another folder."""
-    return tuple(path if path == "-" else os.path.abspath(path) for path in data)
+    step = finished(folder)
+    if step is not None:
+        click.echo(f"{folder}: finished already, at step {step:,}")
+        return
+    go_on(folder, last, notice)
 
 
 def train_stage(number: int) -> None:

@@ -20,7 +20,7 @@ import click
 import mlx.core as mx
 
 from mlx_gpt.checkpoint import LAST, MODEL, Card, read_card
-from mlx_gpt.corpus import Corpus, Source, open_corpus
+from mlx_gpt.corpus import Corpus, Source, absolute_paths, open_corpus
 from mlx_gpt.door import notice
 from mlx_gpt.errors import CheckpointError, SettingError, TrainingError
 from mlx_gpt.measure import measure
@@ -28,7 +28,6 @@ from mlx_gpt.model import LanguageModel, Silent
 from mlx_gpt.recipe import Descent, Recipe, Settings, option
 from mlx_gpt.replacing import replacing
 from mlx_gpt.run import parameter_count
-from mlx_gpt.train import absolute
 
 Scores = dict[str, float]
 
@@ -66,7 +65,7 @@ def source_of(data: Sequence[str], tokenizer: str, vocab_size: int) -> Source:
     """Where a cell's text comes from; paths as a checkpoint keeps them."""
     if "-" in data:
         raise SettingError("--data -: standard input can be read only once, and here it is needed often; name a file")
-    return Source(absolute(tuple(data)), tokenizer, vocab_size, 0)
+    return Source(absolute_paths(data), tokenizer, vocab_size, 0)
 
 
 def sweep(cells: Sequence[Cell], folder: Path) -> list[Scores]:

@@ -93,10 +93,10 @@ def main(
         job = json.loads(one)
         click.echo(json.dumps(_perform(Job(**{**job, "data": tuple(job["data"])}))))
         return
+    from mlx_gpt.corpus import absolute_paths
     from mlx_gpt.errors import SettingError
     from mlx_gpt.recipe import size_in_bytes
     from mlx_gpt.replacing import replacing
-    from mlx_gpt.train import absolute
 
     growth, heights = _numbers(sizes, "--sizes", 1_000), _numbers(orders, "--orders", 10)
     room = size_in_bytes(memory)
@@ -110,7 +110,7 @@ def main(
         growth, heights, tokens, vocab_size = growth[:2], heights[:2], min(tokens, 20_000), min(vocab_size, 512)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         job = Job(
-            "prepare", absolute(data), tokenizer, vocab_size, folder, tokens, max(growth), noise,
+            "prepare", absolute_paths(data), tokenizer, vocab_size, folder, tokens, max(growth), noise,
             str(Path(folder) / "ids.txt"), order, memory, quick,
         )  # fmt: skip
         told = _run(job, "making the text to count")

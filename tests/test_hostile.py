@@ -413,6 +413,25 @@ def test_arrays_of_another_model_are_one_clear_line(
     refused(refit(saved(number), tmp_path, change), said)
 
 
+def test_a_tokenizer_is_read_without_its_model_and_refused_as_with_it(saved: Saved, tmp_path: Path) -> None:
+    folder = put(tmp_path, saved(6))
+    whole = checkpoint.load(folder).tokenizer
+    refit(saved(6), folder, lambda a, m: a.pop(WEIGHT))  # which only a model needs
+    for place in (folder, folder / MODEL):
+        found = checkpoint.read_tokenizer(place)
+        assert (found.kind, found.model) == (whole.kind, whole.model)
+    changes = [change for name, (_, change, _) in ARRAYS.items() if "tokenizer" in name or name == "no card"]
+    for change in (*changes, None):
+        if change is None:  # a byte of a weight, which its SHA-256 tells
+            put(folder, saved(6)[:-1] + bytes([saved(6)[-1] ^ 1]))
+        else:
+            refit(saved(6), folder, change)
+        with pytest.raises(CheckpointError) as of_all:
+            checkpoint.load(folder)
+        with pytest.raises(CheckpointError, match=f"^{re.escape(str(of_all.value))}$"):
+            checkpoint.read_tokenizer(folder)
+
+
 def test_numbers_that_are_none_are_loaded_and_do_no_harm(saved: Saved, tmp_path: Path) -> None:
     for value in (np.nan, np.inf, -np.inf):
         refit(saved(6), tmp_path, lambda a, m, value=value: a[WEIGHT].fill(value))

@@ -46,7 +46,7 @@ LEVELS = [
         "roster",
         "run",
     },
-    {"reporting"},
+    {"reporting", "training"},
     {
         "train",
         "generate",
@@ -93,8 +93,6 @@ INSIDE = {
     ("roster", "folder"),
     ("compression", "mixture"),
     ("probes", "heldout"),
-    ("ladder", "train"),
-    ("count", "train"),
 }  # within one level, this way only
 
 

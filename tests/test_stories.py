@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from mlx_gpt import stories
 from mlx_gpt.errors import DataError
 from mlx_gpt.stories import TAGS
+from mlx_gpt.stories.belief import expectation
 from mlx_gpt.stories.lexicon import CREATURES, keyed, listed, plain
 from mlx_gpt.stories.notation import LOOKAHEAD, Argument, Either, Notation, Result, V, Walk
 from mlx_gpt.stories.plot import scene
-from mlx_gpt.stories.walks import Span, Telling, expectation, read, sample
+from mlx_gpt.stories.walks import Span, Telling, read, sample
 from mlx_gpt.stories.words import Lexicon, Odds, Spelling, Table, Word
 
 CROWD = 10_000

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -45,6 +46,11 @@ def named_paths(names: Sequence[str]) -> Iterator[tuple[Path, ...]]:
     finally:
         for path in spooled.values():
             path.unlink(missing_ok=True)
+
+
+def absolute_paths(names: Sequence[str]) -> tuple[str, ...]:
+    """The paths that `--data` names as a checkpoint keeps them: still true when read from another folder."""
+    return tuple(name if name == "-" else os.path.abspath(name) for name in names)
 
 
 def files(paths: Sequence[Path]) -> list[Path]:

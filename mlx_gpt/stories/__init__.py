@@ -11,9 +11,10 @@ import math
 from collections.abc import Iterator
 from functools import cache
 
+from mlx_gpt.stories.belief import Entropy, expectation
 from mlx_gpt.stories.plot import scene
 from mlx_gpt.stories.sentences import TAGS
-from mlx_gpt.stories.walks import Entropy, Span, expectation, read, sample
+from mlx_gpt.stories.walks import Span, read, sample
 
 __all__ = ["TAGS", "Entropy", "Span", "entropy", "nats", "spans", "stories", "story"]
 

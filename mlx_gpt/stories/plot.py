@@ -1,4 +1,4 @@
-"""The grammar: what happens in a story and how it is told. `scene` is all of it, for the walks of `walks.py`.
+"""The grammar: what happens in a story and how it is told. `scene` is all of it, for all walks through it.
 
 A story opens (tense, theme, home, two or three children, what each of them has), sets an aim (a promise, a
 secret word, a song, a wish, a lost thing or an errand), goes through one to three rounds in which things
