@@ -29,8 +29,12 @@ def main(ladders: Path, add: tuple[tuple[str, str], ...], picture: Path | None) 
     from mlx_gpt.errors import SettingError
     from mlx_gpt.replacing import replacing
     from mlx_gpt.reporting import RESULTS
-    from mlx_gpt.reporting.across import draw, league, read, table
+    from mlx_gpt.reporting.across import KINDS, draw, league, read, table
 
+    if picture is not None and picture.suffix not in KINDS:
+        raise SettingError(f"--picture {picture}: name a file that ends in {' or '.join(KINDS)}")
+    if picture is not None and importlib.util.find_spec("matplotlib") is None:
+        raise SettingError(f"--picture {picture}: needs matplotlib; pip install 'mlx-gpt[plots]', or leave it out")
     told = read(ladders)
     for name, folder in add:
         told["texts"][name] = league(Path(folder) / RESULTS)
@@ -41,8 +45,6 @@ def main(ladders: Path, add: tuple[tuple[str, str], ...], picture: Path | None) 
             file.write((json.dumps(told, indent=1) + "\n").encode())
     click.echo(table(told["texts"]))
     if picture is not None:
-        if importlib.util.find_spec("matplotlib") is None:
-            raise SettingError(f"--picture {picture}: needs matplotlib; pip install 'mlx-gpt[plots]', or leave it out")
         draw(told["texts"], picture)
         notice(f"drawn: {picture}")
 

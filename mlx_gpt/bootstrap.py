@@ -25,6 +25,8 @@ POWER = 0.8
 RESAMPLES = 2_000
 MOST = 5_000  # units that are drawn; of more, neighbours are put together
 DRAWN = 2**20  # units in memory at one time
+NORMAL = 200  # degrees of freedom beyond which Student's quantiles are the normal ones
+LEAST = 1e-9  # a p-value below is told as this
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,49 @@ def estimate(costs: np.ndarray, sizes: np.ndarray, seed: int = 0) -> Estimate | 
     strayed = np.sort(np.concatenate(parts))
     reach = strayed[math.ceil(LEVEL * (RESAMPLES + 1)) - 1]
     beyond = RESAMPLES - np.searchsorted(strayed, abs(value) / error)
-    return Estimate(value, error, float(reach * error), float((1 + beyond) / (1 + RESAMPLES)))
+    p = float((1 + beyond) / (1 + RESAMPLES))
+    if not beyond:  # further than any resample: how much further, Student's tail tells
+        p = min(p, max(LEAST, student_p(value / error, count - 1)))
+    return Estimate(value, error, float(reach * error), p)
 
 
-def detectable(error: float) -> float:
-    """The least true difference that a two-sided test at 5 % finds in 80 % of such texts, from its standard error."""
+@dataclass(frozen=True)
+class Noise:
+    """The variance of a mean over seeds, and its degrees of freedom: what training alone adds to a score."""
+
+    variance: float
+    freedom: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of a difference of two rows: its p-value, the least true difference that such a test finds in 80 % of cases,
+    and the standard error that training alone gives it, None where it is not known of both rows."""
+
+    p: float
+    detectable: float
+    training: float | None
+
+
+def judged(found: Estimate, noises: Sequence[Noise | None]) -> Verdict:
+    """A difference with the noise of training of both rows, as far as it is known: p is that of Student's t with it and
+    that of the text (degrees of freedom: Welch 1947), unless the text alone has a larger one."""
+    known = [each for each in noises if each is not None]
+    training = math.sqrt(sum(each.variance for each in known))
+    p, both, freedom = found.p, found.error, MOST
+    if training and math.isfinite(found.error):
+        both = math.hypot(found.error, training)
+        freedom = int(min(MOST, both**4 / sum(each.variance**2 / each.freedom for each in known)))
+        p = max(p, student_p(found.value / both, max(1, freedom)))
+    return Verdict(p, detectable(both, max(1, freedom)), training if len(known) == len(noises) else None)
+
+
+def detectable(error: float, freedom: int = MOST) -> float:
+    """The least true difference that a two-sided test at 5 % finds in 80 % of such cases, from its standard error."""
     normal = NormalDist()
-    return (normal.inv_cdf((1 + LEVEL) / 2) + normal.inv_cdf(POWER)) * error
+    if freedom > NORMAL:
+        return (normal.inv_cdf((1 + LEVEL) / 2) + normal.inv_cdf(POWER)) * error
+    return (student_reach(1 - LEVEL, freedom) + student_reach(2 * (1 - POWER), freedom)) * error
 
 
 def student_p(t: float, dof: int) -> float:
@@ -82,6 +120,15 @@ def student_p(t: float, dof: int) -> float:
         total += term
     within = 2 / math.pi * (angle + sin * total) if odd else sin * total
     return max(0.0, 1 - within)
+
+
+def student_reach(p: float, dof: int) -> float:
+    """The t that |T| reaches with chance p: by halving, for it falls all the way."""
+    low, high = 0.0, 1e6
+    while high - low > 1e-9 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if student_p(middle, dof) > p else (low, middle)
+    return high
 
 
 def holm(p: Sequence[float]) -> list[float]:

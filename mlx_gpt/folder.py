@@ -17,8 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from mlx_gpt.checkpoint import LAST, MODEL
-from mlx_gpt.errors import SettingError
+from mlx_gpt.checkpoint import LAST, MODEL, read_card
+from mlx_gpt.errors import CheckpointError, SettingError
 from mlx_gpt.events import Events
 from mlx_gpt.replacing import alone, sweep
 
@@ -32,11 +32,7 @@ def prepare(folder: Path) -> Path:
     """
     folder = Path(os.path.abspath(folder))
     try:
-        if (
-            folder.is_dir()
-            and not any((folder / name).is_file() for name in (LOG, MODEL))
-            and any(not path.name.startswith(".") for path in folder.iterdir())
-        ):
+        if folder.is_dir() and not is_run(folder) and any(not path.name.startswith(".") for path in folder.iterdir()):
             raise SettingError(f"--run {folder}: holds other files and no run; name a new or an empty folder")
         with made(folder), tempfile.TemporaryFile(dir=folder):
             pass
@@ -45,6 +41,16 @@ def prepare(folder: Path) -> Path:
     except OSError as error:
         raise SettingError(f"--run {folder}: cannot be written ({error.strerror}); name another folder") from error
     return folder
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a training was begun or a model kept here; other programs write a model.safetensors, too."""
+    if (folder / LOG).is_file():
+        return True
+    with contextlib.suppress(CheckpointError):
+        read_card(folder)
+        return True
+    return False
 
 
 @contextlib.contextmanager

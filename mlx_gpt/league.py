@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_gpt.bootstrap import Estimate, detectable, estimate, holm, student_p
+from mlx_gpt.bootstrap import Estimate, Noise, estimate, holm, judged
 from mlx_gpt.checkpoint import Card
 from mlx_gpt.measure import Score
 from mlx_gpt.recipe import Counting
@@ -48,8 +48,7 @@ def rows(entries: Sequence[Entry], floor: np.ndarray | None = None) -> list[Row]
             told[-1]["excess"] = above and {"value": above.value, "margin": above.margin}
         if before is not None:
             found = estimate(_less(bits, before), sizes)
-            noises = None if trained is None or noise is None else (trained, noise)
-            told[-1]["difference"] = found and _difference(found, told[-2]["run"], noises)
+            told[-1]["difference"] = found and _difference(found, told[-2]["run"], (trained, noise))
         before, trained = bits, noise
     differences = [row["difference"] for row in told if row["difference"]]
     for each, p in zip(differences, holm([each["p"] for each in differences]), strict=True):
@@ -113,33 +112,27 @@ def _less(bits: np.ndarray, before: np.ndarray) -> np.ndarray:
         return bits - before
 
 
-def _noise_of_training(group: Sequence[Entry]) -> tuple[float, int] | None:
-    """The variance of the mean score of the seeds, and its degrees of freedom; none for counting, which has no chance
-    in it. None where one seed alone cannot tell."""
+def _noise_of_training(group: Sequence[Entry]) -> Noise | None:
+    """Of the mean score of the seeds; counting has no chance in it. None where one seed alone cannot tell."""
     if len(group) > 1:
-        return float(np.var([each.score.bits_per_byte for each in group], ddof=1)) / len(group), len(group) - 1
-    return (0.0, 1) if isinstance(group[0].card.recipe, Counting) else None
+        spread = np.var([each.score.bits_per_byte for each in group], ddof=1)
+        return Noise(float(spread) / len(group), len(group) - 1)
+    first = group[0]
+    return Noise(0.0, 1) if first.stage and isinstance(first.card.recipe, Counting) else None  # 0 is a mixture
 
 
-def _difference(found: Estimate, above: str, noises: Sequence[tuple[float, int]] | None) -> Row:
-    """Of a row to the run above it. Where both noises of training are known, p is that of Student's t with them and
-    that of the text (degrees of freedom: Welch 1947), unless the text alone has a larger one."""
-    p, seeds = found.p, None
-    if noises is not None:
-        seeds = math.sqrt(sum(variance for variance, _ in noises))
-        if seeds:
-            both = math.hypot(found.error, seeds)
-            freedom = both**4 / sum(variance**2 / count for variance, count in noises)
-            p = max(p, student_p(found.value / both, max(1, int(min(freedom, 1e3)))))
+def _difference(found: Estimate, above: str, noises: Sequence[Noise | None]) -> Row:
+    """Of a row to the run above it."""
+    verdict = judged(found, noises)
     return {
         "to": above,
         "value": found.value,
         "standard_error": found.error,
         "margin": found.margin,
-        "p": p,
-        "p_holm": p,
-        "detectable": detectable(found.error),
-        "seed_standard_error": seeds,
+        "p": verdict.p,
+        "p_holm": verdict.p,
+        "detectable": verdict.detectable,
+        "seed_standard_error": verdict.training,
     }
 
 
@@ -188,9 +181,12 @@ def legend(told: Sequence[Row], resampled: str) -> list[str]:
         least = sorted(each["detectable"] for each in found)
         by_pair = f" to {least[-1]:.4f}, by pair" if len(found) > 1 else ""
         said.append(f"*: the paired difference has p < {ALPHA} after Holm's correction over {len(found)}")
-        if any(each["seed_standard_error"] for each in found):
-            said.append("its p counts in the noise of training, where both rows have several seeds or only count")
-        said.append(f"least difference that is found in 80 % of such texts: {least[0]:.4f}{by_pair}")
+        if any(row["seed_spread"] is not None for row in told):
+            said.append("its p counts in the noise of training, as far as several seeds tell it")
+        unknown = sum(each["seed_standard_error"] is None for each in found)
+        if unknown:
+            said.append(f"of {unknown} differences the noise of training is not known: runs of one seed cannot tell it")
+        said.append(f"least difference that is found in 80 % of such cases: {least[0]:.4f}{by_pair}")
     if any(row["seed_spread"] is not None for row in told):
         said.append("seeds: runs averaged ± the standard deviation of their scores, which is the noise of training")
     if not all(row["finished"] for row in told):

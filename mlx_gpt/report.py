@@ -37,7 +37,8 @@ def main(
     names them. What results.json already knows of a model is not computed again.
 
     With --no-text nothing in the three files is of the held-out or training text, or was written by a model: no
-    passage, prompt, sample or word. Give it another --output, and it takes the figures of the report with text.
+    passage, prompt, sample or word; the names of the text's files stay. What a report with text in the folder of the
+    runs knows is not computed again.
 
     \b
     python -m mlx_gpt.report
@@ -50,8 +51,8 @@ def main(
     from mlx_gpt.reporting.asked import Asked
     from mlx_gpt.reporting.collect import Collector
     from mlx_gpt.reporting.markdown import markdown
-    from mlx_gpt.reporting.numbers import has_text, without_text
     from mlx_gpt.reporting.page import page
+    from mlx_gpt.reporting.textless import without_text
     from mlx_gpt.roster import are_runs, gaps
     from mlx_gpt.sampling import Taste
 
@@ -59,13 +60,12 @@ def main(
         raise SettingError("--output DIR is missing: where to write the report of runs that are named")
     folder = runs[0] if output is None else output
     earlier = kept.read(folder / RESULTS, notice)
-    if no_text and earlier and has_text(earlier):
-        raise SettingError(f"--no-text: {folder / RESULTS} holds the text and is kept; name another folder, --output")
-    if no_text and (runs[0] / RESULTS).exists():
-        earlier = kept.read(runs[0] / RESULTS, notice) or earlier
-    shown = without_text if no_text else dict
+    kept.same_kind(folder / RESULTS, no_text)
     pick_device()
     collector = Collector(runs, data, Asked(prompts, tuple(range(SEEDS)), tokens, Taste()), notice)
+    if no_text:
+        earlier = kept.known(collector.folder / RESULTS) or earlier
+    shown = without_text if no_text else dict
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

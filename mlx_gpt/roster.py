@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_gpt.checkpoint import LAST, MODEL, Card, Checkpoint, load, read_card, runs
-from mlx_gpt.corpus import Source
 from mlx_gpt.errors import CheckpointError, SettingError
 from mlx_gpt.folder import LOG
 
@@ -32,7 +31,7 @@ class Roster:
             try:
                 trained = load(run)
             except CheckpointError as error:
-                self.left_out[run.name] = str(error)
+                self.left_out[run.name] = reason(run, error)
                 continue
             found = True
             yield run, trained
@@ -62,7 +61,7 @@ def roster(named: Sequence[Path], data: Sequence[str] = (), any_text: bool = Fal
         try:
             cards[run] = read_card(run)
         except CheckpointError as error:
-            left_out[run.name] = str(error)
+            left_out[run.name] = reason(run, error)
     if not are_runs(named):
         begun = {path.parent for name in (LOG, LAST) for path in folder.glob(f"*/{name}")}
         left_out |= {each.name: "no model yet" for each in sorted(begun) if not (each / MODEL).is_file()}
@@ -106,18 +105,27 @@ def _of_one_text(cards: dict[Path, Card]) -> tuple[dict[Path, Card], dict[str, s
         newest[card.text] = max(newest.get(card.text, 0.0), (run / MODEL).stat().st_mtime)
     chosen = max(counts, key=lambda text: (counts[text], newest[text]))
     taken = {run: card for run, card in cards.items() if card.text == chosen}
-    shown, left_out = _called(next(iter(taken.values())).source), dict[str, str]()
+    shown, left_out = called(next(iter(taken.values())).source.paths), dict[str, str]()
     for run, card in cards.items():
         if run not in taken:
-            theirs = _called(card.source)
-            what = f"{theirs}, not on {shown}" if theirs != shown else f"another version or split of {shown}"
+            theirs = called(card.source.paths)
+            what = (
+                f"{theirs}, not on {shown}"
+                if theirs != shown
+                else f"another text called {shown}, or another split of it"
+            )
             left_out[run.name] = f"trained on {what}; to see such runs, name them: --runs DIR..."
     return taken, left_out
 
 
-def _called(source: Source) -> str:
-    """A text's name without the folders it is in, for pages that are passed on."""
-    return " ".join(Path(path).name for path in source.paths) or str(source)
+def called(paths: Sequence[str]) -> str:
+    """A text by the names of its files, without the folders they are in, for pages that are passed on."""
+    return " ".join(Path(path).name for path in paths) or "built-in stories"
+
+
+def reason(run: Path, error: CheckpointError) -> str:
+    """Why a run is left out, without the folder it is in."""
+    return str(error).replace(f"{run.parent}/", "")
 
 
 def gaps(left_out: dict[str, str]) -> list[str]:

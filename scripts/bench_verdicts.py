@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlx_gpt.bootstrap import LEVEL, POWER, holm, student_p
+from mlx_gpt.bootstrap import LEVEL, POWER, holm, student_p, student_reach
 
 ALPHA = 1 - LEVEL
 PAYS, COSTS, NONE_FOUND = "pays", "costs", "no difference found"
@@ -22,15 +22,6 @@ class Paired:
     margin: float
     p: float
     detectable: float
-
-
-def student_reach(p: float, dof: int) -> float:
-    """The t that |T| reaches with chance p: by halving, for it falls all the way."""
-    low, high = 0.0, 1e6
-    while high - low > 1e-9 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if student_p(middle, dof) > p else (low, middle)
-    return high
 
 
 def paired(differences: Sequence[float]) -> Paired:

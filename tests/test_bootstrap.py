@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mlx_gpt import bootstrap
-from mlx_gpt.bootstrap import detectable, estimate, holm
+from mlx_gpt.bootstrap import detectable, estimate, holm, student_p
 from mlx_gpt.corpus import Text, Units, units
 from mlx_gpt.tokenizer import Tokenizer
 
@@ -97,6 +97,16 @@ def test_margin_and_p_value_are_their_definition() -> None:
     assert found.margin == pytest.approx(strayed[1_900] * found.error)
     beyond = sum(each >= found.value / found.error for each in strayed)
     assert 0.001 < found.p < 0.9 and found.p == pytest.approx((1 + beyond) / 2_001)
+
+
+def test_beyond_every_resample_students_tail_tells_p() -> None:
+    """Else no more than 100 differences of one family could be found, however sure: 101 / 2,001 > 0.05."""
+    sizes = np.full(30, 50.0)
+    bits = np.random.default_rng(3).normal(size=30)
+    far, further = (estimate(bits - bits.mean() + 50 * more, sizes) for more in (0.025, 0.5))
+    assert far is not None and further is not None
+    assert far.p == pytest.approx(student_p(far.value / far.error, 29), rel=1e-6) and 1e-9 < far.p < 1e-5
+    assert further.p == bootstrap.LEAST  # sooner than its sum can tell
 
 
 def test_an_interval_reaches_zero_where_p_is_five_per_cent() -> None:

@@ -99,13 +99,25 @@ def test_a_difference_that_other_seeds_might_not_show_is_not_marked() -> None:
         difference = each["difference"]
         assert difference["value"] == pytest.approx(-0.05, abs=0.01) and difference["margin"] < 0.02
     assert sure["difference"]["p_holm"] < 0.01 and 0.2 < chance["difference"]["p_holm"] < 0.5
+    # what is not found is less than what would be: at two degrees of freedom t reaches 4.3 and 1.1, by 0.035
+    assert 0.1 < chance["difference"]["detectable"] < 0.3
     assert "counts in the noise of training" in "\n".join(legend([sure], "60 documents"))
-    counted = rows([entry(4, "a", 1.0), *[entry(11, f"s{k}", 0.9, seed=k, noise=20 + k) for k in range(3)]])[1]
-    assert counted["difference"]["seed_standard_error"] > 0  # counting has no chance in it
-    single = rows([entry(9, "a", 1.0), entry(11, "b", 0.9)])[1]["difference"]
-    assert single["seed_standard_error"] is None and "counts in" not in "\n".join(
-        legend([counted | {"difference": single}], "x")
-    )
+
+
+def test_what_is_known_of_the_noise_of_training_is_counted_and_what_is_not_is_said() -> None:
+    seeds = [entry(11, f"s{k}", 0.9 + 0.1 * k, seed=k, noise=20 + k) for k in range(3)]
+    counted = rows([entry(4, "a", 1.05), *seeds])[1]["difference"]
+    assert counted["seed_standard_error"] == pytest.approx(0.1 / math.sqrt(3), rel=0.1)  # counting has no chance in it
+    half = rows([entry(9, "a", 1.05), *seeds])
+    assert half[1]["difference"]["seed_standard_error"] is None
+    assert half[1]["difference"]["p"] > 0.2 and counted["p"] > 0.2  # one seed above grants no star
+    single = rows([entry(9, "a", 1.0), entry(11, "b", 0.9)])
+    assert single[1]["difference"]["p"] < 0.01
+    for told in (half, single):
+        assert "of 1 differences the noise of training is not known" in "\n".join(legend(told, "60 documents"))
+    mixed = rows([*seeds, replace(entry(4, "all", 0.95), stage=0)])
+    assert [row["stage"] for row in mixed] == [11, 0]
+    assert mixed[1]["difference"]["seed_standard_error"] is None  # its card is that of its first member
 
 
 def test_runs_of_other_text_or_tokenizer_are_no_seeds() -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -301,6 +302,7 @@ MISTAKES = [
     ("train", "--stage 1 --data {stories} --run {tmp}/short.txt", "a file stands in the way"),
     ("train", "--stage 1 --data {stories} --run {tmp}/short.txt/run", "cannot be written"),
     ("train", "--stage 1 --data {stories} --run {tmp}", "holds other files"),
+    ("train", "--stage 1 --data {stories} --run {tmp}/elsewhere", "holds other files"),
     ("train", "--stage 1 --data {stories} --run /proc/run", "cannot be written"),
     # checkpoints
     ("generate", "", "--stage N"),
@@ -378,6 +380,8 @@ def traps(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     whole = (run / "1" / "model.safetensors").read_bytes()
     (folder / "truncated.safetensors").write_bytes(whole[: len(whole) // 2])
     mx.save_safetensors(str(folder / "foreign.safetensors"), {"a": mx.array(np.ones(3, np.float32))})
+    (folder / "elsewhere").mkdir()  # as other programs keep a model
+    shutil.copy(folder / "foreign.safetensors", folder / "elsewhere" / "model.safetensors")
     (folder / "other_stage.safetensors").write_bytes(whole.replace(b'\\"stage\\": 1', b'\\"stage\\": 7'))
     return folder
 

@@ -146,7 +146,7 @@ def test_counts_that_do_not_go_together_are_refused(
         "of order 3", "train", "--stage", 4, *small, "--run", tmp_path / "r", "--counted", tmp_path / "three.counts"
     )
     refused("not a file of counts", "merge", run / "model.safetensors", "-o", tmp_path / "x")
-    refused("cannot be read", "merge", tmp_path / "missing.counts", "-o", tmp_path / "x")
+    refused("no such file", "merge", tmp_path / "missing.counts", "-o", tmp_path / "x")
     refused("--shard 4/3", "count", "--data", story_file, "--shard", "4/3", "-o", tmp_path / "x")
     refused("--shard half", "count", "--data", story_file, "--shard", "half", "-o", tmp_path / "x")
     refused("cannot be written", "count", "--data", story_file, "-o", tmp_path / "no" / "x")

@@ -22,8 +22,8 @@ from mlx_gpt.reporting import collect, figures
 from mlx_gpt.reporting.asked import beginning, curve
 from mlx_gpt.reporting.kept import Earlier
 from mlx_gpt.reporting.markdown import markdown
-from mlx_gpt.reporting.numbers import without_text
 from mlx_gpt.reporting.page import page
+from mlx_gpt.reporting.textless import without_text
 from mlx_gpt.reporting.where import where
 from mlx_gpt.reporting.written import WORD, Copies, distinct, measures, repetition, training_pieces
 
@@ -478,6 +478,8 @@ def test_figures_alone_hold_nothing_of_the_text(told: dict, runs: Path, publishe
     for name in ("results.json", "report.md", "report.html"):
         assert fives((runs / name).read_text()) & theirs and fives((runs / name).read_text()) & written
         assert not fives((published / name).read_text()) & (theirs | written)
+    for name in ("report.md", "report.html"):
+        assert "Frequent: " in (runs / name).read_text() and "Frequent: " not in (published / name).read_text()
 
 
 def test_figures_alone_are_those_of_the_whole_report(told: dict, published: Path) -> None:
@@ -503,6 +505,17 @@ def test_figures_alone_replace_no_report_with_text(told: dict, runs: Path) -> No
     result = walk("--runs", runs, "--no-text")
     assert result.exit_code == 2 and "name another folder, --output" in result.output
     assert (runs / "results.json").read_bytes() == before
+
+
+def test_figures_alone_replace_none_of_an_older_version_nor_are_they_replaced(
+    told: dict, runs: Path, published: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "results.json").write_text(json.dumps(told | {"version": told["version"] - 1}))
+    for folder, more, said in ((tmp_path, ["--no-text"], "holds the text"), (published, [], "say --no-text")):
+        before = (folder / "results.json").read_bytes()
+        result = walk("--runs", runs, "--output", folder, *more)
+        assert result.exit_code == 2 and said in result.output and "name another" in result.output
+        assert (folder / "results.json").read_bytes() == before
 
 
 def test_figures_alone_open_without_an_error(published: Path) -> None:

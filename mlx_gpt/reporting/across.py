@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
-from mlx_gpt.errors import CheckpointError, SettingError
+from mlx_gpt.errors import CheckpointError
+from mlx_gpt.replacing import replacing
 from mlx_gpt.reporting import FORMAT as REPORT
+from mlx_gpt.reporting import VERSION as REPORTED
 from mlx_gpt.reporting.words import bits
 
 FORMAT, VERSION = "mlx_gpt ladders", 1
 # of a row of the league table
 KEPT = ("stage", "name", "finished", "bits_per_byte", "margin", "seeds", "seed_spread", "bits_per_byte_by_seed")
+TEXT = ("source", "bytes", "documents", "resampled", "reference_lines")
+KINDS = (".svg", ".png")  # of pictures
 COLOURS = ("#2b6ca3", "#c0392b", "#4f9d8b", "#d9a441", "#7a5ba8", "#6b7079")
 Told = dict[str, Any]
 
@@ -21,28 +26,58 @@ def read(path: Path) -> Told:
     """What was kept, or nothing. Raises CheckpointError for a file that is something else."""
     if not path.exists():
         return {"format": FORMAT, "version": VERSION, "texts": {}}
-    return _file(path, FORMAT, "ladders of several texts; move it or name another file")
+    what = "ladders of several texts"
+    told = _file(path, FORMAT, VERSION, f"{what}; move it or name another file")
+    try:
+        for each in told["texts"].values():
+            _checked(each)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: damaged {what}; move it and add the texts again") from error
+    return told
 
 
 def league(path: Path) -> Told:
     """Of a report what a table of several texts shows. Raises CheckpointError where there is no report."""
-    told = _file(path, REPORT, "results.json of a report; python -m mlx_gpt.report writes one")
-    rows = [{name: row[name] for name in KEPT} for row in told["league"]]
-    text = {name: told["text"][name] for name in ("source", "bytes", "documents", "resampled", "reference_lines")}
-    return {"made": told["made"], "machine": told["machine"], "text": text, "league": rows}
+    told = _file(path, REPORT, REPORTED, "report of this version; python -m mlx_gpt.report writes one")
+    try:
+        text = {name: told["text"][name] for name in TEXT}
+        rows = [{name: row[name] for name in KEPT} for row in told["league"]]
+        return _checked({"made": told["made"], "machine": told["machine"], "text": text, "league": rows})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: a damaged report; python -m mlx_gpt.report writes it again") from error
 
 
-def _file(path: Path, wanted: str, what: str) -> Told:
+def _checked(told: Told) -> Told:
+    """Raises KeyError or TypeError where something is missing that the table tells."""
+    _about(told)
+    for row in told["league"]:
+        _cell(told, row["stage"])
+    sorted(told["text"]["reference_lines"].values())
+    return told
+
+
+def _file(path: Path, wanted: str, version: int, what: str) -> Told:
     try:
         told = json.loads(path.read_bytes())
-        ours = told["format"] == wanted
+        ours = (told["format"], told["version"]) == (wanted, version)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); expected {what}") from error
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); expected a {what}") from error
     except (ValueError, KeyError, TypeError, RecursionError):
         ours = False
     if not ours:
         raise CheckpointError(f"{path}: no {what}")
     return dict(told)
+
+
+def best(told: Told, stage: int) -> Told | None:
+    """The best row of a stage, where several are of it; picked on the text it is judged on."""
+    rows = [row for row in told["league"] if row["stage"] == stage]
+    return min(rows, key=_cost, default=None)
+
+
+def _cost(row: Told) -> float:
+    """Bits per byte; JSON has null for what is infinite."""
+    return math.inf if row["bits_per_byte"] is None else float(row["bits_per_byte"])
 
 
 def table(texts: dict[str, Told]) -> str:
@@ -64,34 +99,32 @@ def table(texts: dict[str, Told]) -> str:
 
 SIGNS = (
     "- first ±: 95 % interval of the text's noise (bootstrap over what is named above); second ±: standard deviation "
-    "over the seeds, which is the noise of training",
+    "over so many seeds (in brackets), which is the noise of training",
+    "- of several rows of a stage the best is told; …: not trained to its end",
 )
 
 
 def _cell(told: Told, stage: int) -> str:
-    """The best row of a stage, where several are of it."""
-    rows = [row for row in told["league"] if row["stage"] == stage]
-    if not rows:
+    row = best(told, stage)
+    if row is None:
         return ""
-    row = min(rows, key=lambda row: row["bits_per_byte"])
     said = [bits(row["bits_per_byte"])]
-    said += [f"± {value:.4f}" for value in (row["margin"], row["seed_spread"]) if value is not None]
+    said += [f"± {value:.4f}" for value in (row["margin"],) if value is not None]
+    said += [f"± {row['seed_spread']:.4f} ({len(row['seeds'])})"] if row["seed_spread"] is not None else []
     return " ".join(said) + ("" if row["finished"] else " …")
 
 
 def _about(told: Told) -> str:
     text, machine = told["text"], told["machine"]
-    seeds = sorted({len(row["seeds"]) for row in told["league"] if row["seed_spread"] is not None})
-    several = f"{' or '.join(map(str, seeds))} seeds of every neural stage, " if seeds else ""
     return (
-        f"{text['bytes']:,} bytes held out of {text['source']}, {text['resampled']}; {several}"
+        f"{text['bytes']:,} bytes held out of {text['source']}, {text['resampled']}; "
         f"{machine['processor']}, {machine['device']}, {told['made'][:10]}"
     )
 
 
 def draw(texts: dict[str, Told], picture: Path) -> None:
-    """A line a text over the stages, with the intervals of the text's noise. Raises SettingError for a place that
-    cannot be written or no kind of picture."""
+    """A line a text over the stages, with the intervals of the text's noise; one of KINDS. Raises CheckpointError for a
+    place that cannot be written."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -101,7 +134,8 @@ def draw(texts: dict[str, Told], picture: Path) -> None:
     figure, panel = pyplot.subplots(figsize=(9, 4.6), layout="constrained")
     names: dict[int, str] = {}
     for at, (name, told) in enumerate(texts.items()):
-        rows = [row for row in told["league"] if row["stage"] and row["bits_per_byte"] is not None]
+        stages = sorted({row["stage"] for row in told["league"] if row["stage"]})
+        rows = [row for row in (best(told, stage) for stage in stages) if row and row["bits_per_byte"] is not None]
         names |= {row["stage"]: row["name"] for row in rows}
         colour = COLOURS[at % len(COLOURS)]
         places = [row["stage"] for row in rows]
@@ -121,9 +155,7 @@ def draw(texts: dict[str, Told], picture: Path) -> None:
     panel.spines[["top", "right"]].set_visible(False)
     panel.grid(axis="y", alpha=0.25)
     panel.legend(frameon=False)
-    try:
-        figure.savefig(picture, metadata={"Date": None} if picture.suffix == ".svg" else None)
-    except (OSError, ValueError) as error:
-        raise SettingError(f"--picture {picture}: cannot be drawn ({error}); name a .svg or .png") from error
-    finally:
-        pyplot.close(figure)
+    with replacing(picture) as file:
+        kind = picture.suffix[1:]
+        figure.savefig(file, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    pyplot.close(figure)

@@ -33,7 +33,7 @@ from mlx_gpt.reporting.kept import Earlier
 from mlx_gpt.reporting.machine import machine
 from mlx_gpt.reporting.where import PARTS, Witness, where, words_of
 from mlx_gpt.reporting.written import Copies, measures, training_pieces
-from mlx_gpt.roster import roster
+from mlx_gpt.roster import called, reason, roster
 from mlx_gpt.tokenizer import WORD, Tokenizer
 
 
@@ -78,7 +78,7 @@ class Collector:
             try:
                 run = self._run(folder, card)
             except CheckpointError as error:
-                self.left_out[folder.name] = str(error)
+                self.left_out[folder.name] = reason(folder, error)
                 continue
             found[folder.name] = run | known.runs.get(run["sha256"], {})
         table = by_row(
@@ -151,8 +151,8 @@ class Collector:
         """The name of a run's training text, with a part of its hash where another text has the same name."""
         if card.preset == "imported":
             return "a text that is not known (imported)"
-        name = _source(card.source.paths)
-        others = {each.text for each in self.cards.values() if _source(each.source.paths) == name}
+        name = called(card.source.paths)
+        others = {each.text for each in self.cards.values() if called(each.source.paths) == name}
         return f"{name} ({card.text[:8]})" if len(others) > 1 else name
 
     def _describe(self, trained: Checkpoint) -> str:
@@ -164,7 +164,7 @@ class Collector:
             shown = passage(text, tokenizer)
             self.text = {
                 "key": self.key,
-                "source": _source(self.data or trained.card.source.paths),
+                "source": called(self.data or trained.card.source.paths),
                 "bytes": text.bytes,
                 "documents": len(text),
                 "resampled": str(parts),
@@ -190,7 +190,7 @@ class Collector:
         try:
             trained = checkpoint.load(self.folders[run["run"]])
         except CheckpointError as error:
-            self.left_out[run["run"]] = str(error)
+            self.left_out[run["run"]] = reason(self.folders[run["run"]], error)
             return False
         shown = self._describe(trained)
         if "score" not in run:
@@ -276,13 +276,8 @@ class Collector:
             "runs": sorted(self.runs, key=lambda run: (run["stage"], run["run"])),
             "written": self.written,
             "missing_stages": [number for number in stages.numbers() if number not in found],
-            "left_out": {name: why.replace(f"{self.folder}/", "") for name, why in self.left_out.items()},
+            "left_out": self.left_out,
         }
-
-
-def _source(paths: Sequence[str]) -> str:
-    """A text by the names of its files, without their folders."""
-    return " ".join(Path(name).name for name in paths) or "stories"
 
 
 def _measured(texts: dict[int, list[str]], copies: Copies | None) -> list[dict[str, Any]]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mlx_gpt.errors import CheckpointError
+from mlx_gpt.errors import CheckpointError, SettingError
 from mlx_gpt.probes.asking import VERSION as PROBES
 from mlx_gpt.replacing import replacing
 from mlx_gpt.reporting import FORMAT, VERSION
 from mlx_gpt.reporting.causes import Sums, Words
-from mlx_gpt.reporting.numbers import has_text
+from mlx_gpt.reporting.textless import has_text
 
 
 class Earlier:
@@ -73,6 +74,22 @@ def read(path: Path, notice: Callable[[str], None]) -> dict[str, Any]:
         notice(f"{path}: of another version of mlx_gpt; everything is scored again")
         return {}
     return dict(told)
+
+
+def known(path: Path) -> dict[str, Any]:
+    """What may be in a file that is only looked at; empty where it is no report of this version."""
+    with contextlib.suppress(CheckpointError):
+        return read(path, lambda message: None)
+    return {}
+
+
+def same_kind(path: Path, no_text: bool) -> None:
+    """Raises SettingError where a report with text is about to take the place of one without it, or the other way."""
+    if not path.exists() or has_text(json.loads(path.read_bytes())) != no_text:
+        return
+    if no_text:
+        raise SettingError(f"--no-text: {path} holds the text and is kept; name another folder, --output")
+    raise SettingError(f"{path}: a report without text, to be published; say --no-text, or name another --output")
 
 
 def write(path: Path, text: str) -> None:

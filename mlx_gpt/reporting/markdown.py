@@ -10,8 +10,8 @@ from mlx_gpt.reporting.elements import FREE
 from mlx_gpt.reporting.frontier_section import frontier_markdown
 from mlx_gpt.reporting.frontiers import first_runs, told_apart
 from mlx_gpt.reporting.league_section import league
-from mlx_gpt.reporting.numbers import LEFT_OUT, has_text
 from mlx_gpt.reporting.skills import skills_markdown
+from mlx_gpt.reporting.textless import LEFT_OUT, has_text
 from mlx_gpt.reporting.where_section import markdown as where
 from mlx_gpt.reporting.words import count, excerpt, named, percent, plain
 

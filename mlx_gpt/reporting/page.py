@@ -21,8 +21,8 @@ from mlx_gpt.reporting.frontier_section import section
 from mlx_gpt.reporting.frontiers import first_runs, told_apart
 from mlx_gpt.reporting.league_section import league
 from mlx_gpt.reporting.markdown import gaps, trained_on
-from mlx_gpt.reporting.numbers import LEFT_OUT, has_text
 from mlx_gpt.reporting.skills import skills_section
+from mlx_gpt.reporting.textless import LEFT_OUT, has_text
 from mlx_gpt.reporting.where_section import section as where
 from mlx_gpt.reporting.words import count, named, percent, with_margin
 

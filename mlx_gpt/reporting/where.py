@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_gpt.bootstrap import Estimate, estimate, firsts, holm
+from mlx_gpt.bootstrap import Estimate, Noise, estimate, firsts, holm, judged
 from mlx_gpt.checkpoint import Checkpoint
 from mlx_gpt.corpus import Text, Units
 from mlx_gpt.corpus.corpus import training_text
@@ -86,18 +86,25 @@ def where(league: Sequence[Told], runs: Sequence[Told], text: Told) -> Told:
     nats = [np.array([_mean(row, "nats")[where].sum(axis=0) for *_, where in causes]) for row in sums]  # (C, U)
     places = [at for at in range(PLACES) if all(one.place_bytes[at].sum() >= LEAST for row in sums for one in row)]
     sizes = np.array(text["parts"])
+    counted = {run["run"]: run["counted"] for run in runs}
+    noises = [
+        _noises(row, [where for *_, where in causes], text["bytes"], counted[of["run"]])
+        for row, of in zip(sums, league, strict=True)
+    ]
     told = []
     for at, (row, found) in enumerate(zip(league, sums, strict=True)):
-        bits, lost = nats[at] / math.log(2), list[Estimate | None]()
+        bits, differences = nats[at] / math.log(2), list[Told | None]()
         if at:
             with np.errstate(invalid="ignore"):
                 lost = [_estimate(each, sizes) for each in bits - nats[at - 1] / math.log(2)]
+            pairs = zip(lost, noises[at - 1], noises[at], strict=True)
+            differences = [_told(each, training) for each, *training in pairs]
         spent, here = _mean(found, "places")[places] / math.log(2), found[0].place_bytes[places]
         told.append(
             {
                 "run": row["run"],
                 "bits_per_byte": (bits.sum(axis=1) / text["bytes"]).tolist(),
-                "differences": [_told(each) for each in lost],
+                "differences": differences,
                 "places": [_at_place(*each) for each in zip(spent, here, strict=True)],
                 "again": _again(found),
             }
@@ -121,6 +128,14 @@ def where(league: Sequence[Told], runs: Sequence[Told], text: Told) -> Told:
         "words": [int(each) for each in flat.words.sum(axis=1)],
         "rows": told,
     }
+
+
+def _noises(row: Sequence[Sums], causes: Sequence[list[int]], size: int, counted: bool) -> list[Noise | None]:
+    """Of training, by cause, in bits per byte of the whole text; counting has none, one seed cannot tell it."""
+    if len(row) == 1:
+        return [Noise(0.0, 1) if counted else None] * len(causes)
+    each = [[one.nats[where].sum() / math.log(2) / size for one in row] for where in causes]
+    return [Noise(float(np.var(seeds, ddof=1)) / len(row), len(row) - 1) for seeds in each]
 
 
 def _causes(alike: bool, frequent: int) -> list[tuple[str, str, str, list[int]]]:
@@ -163,8 +178,12 @@ def _estimate(costs: np.ndarray, sizes: np.ndarray) -> Estimate | None:
     return found
 
 
-def _told(found: Estimate | None) -> Told | None:
-    return None if found is None else {"value": found.value, "margin": found.margin, "p": found.p, "p_holm": found.p}
+def _told(found: Estimate | None, training: Sequence[Noise | None] = ()) -> Told | None:
+    """With its p-value, in which `training` noise is counted."""
+    if found is None:
+        return None
+    p = judged(found, training).p
+    return {"value": found.value, "margin": found.margin, "p": p, "p_holm": p}
 
 
 def _mean(found: Sequence[Sums], name: str) -> np.ndarray:

@@ -28,7 +28,8 @@ SPENT = "Bits per byte of the whole text"
 COLOURS = "Blue: less than the stage before; orange: more; no colour: next to nothing, or it may be chance."
 LOST = (
     "Bits per byte less (−) or more (+) than the stage before it in this table, ± the 95 % interval, paired on the "
-    f"same parts of the text. *: p < {ALPHA} after Holm's correction over all cells."
+    f"same parts of the text. *: p < {ALPHA} after Holm's correction over all cells, the noise of training counted in "
+    "as far as several seeds tell it."
 )
 PLACES = (
     "Bits per byte of what begins so far from the beginning of its document, without the marks that end documents: how "
