@@ -56,9 +56,7 @@ def test_a_column_a_text_and_both_kinds_of_noise_and_what_is_missing_is_blank(tm
     assert (
         places[0] < lines.index("| 1 name-1 | 3.5000 ± 0.2500 |  |") and places[1] == 5
     )  # after two lines of head, one above, two stages
-    about = (
-        "- Plays: 1,000 bytes held out of plays, 7 documents; a processor, a device, "
-    )
+    about = "- Plays: 1,000 bytes held out of plays, 7 documents; a processor, a device, "
     assert about + "2026-01-02" in lines
     assert run(kept).output == found.output  # from what was kept
     assert "secret" not in kept.read_text() and "does not need" not in kept.read_text()
