@@ -288,7 +288,7 @@ def test_the_league_table_ends_with_the_mixture(runs: Path, tmp_path: Path) -> N
     [
         ("--mix {runs}/2 --mix {runs}/byte", "different tokenizers"),
         ("--mix {runs}/2 --run {runs}/4", "not several"),
-        ("--mix {runs}/nowhere", "no trained model"),
+        ("--mix {runs}/nowhere", "no such folder"),
     ],
 )
 def test_a_mistake_is_one_clear_line(line: str, said: str, runs: Path) -> None:
