@@ -129,7 +129,7 @@ def taken_from_eleven(shape: Shape) -> list[Change]:
     return [
         Change("Muon", adamw, eleven),
         Change("even rows", one("rows", row_memory=0.0), eleven),
-        Change("averaged weights", one("unaveraged", averaging=0.0), eleven),
+        Change("averaged weights", one("unaveraged", averaging=0.0), eleven, sake="looks and stops before the end"),
         Change("a line down, not a cosine", one("cosine", schedule="cosine"), eleven),
         Change("ends at a tenth, not at 0", one("to-nothing", decay_to=0.0), eleven),
         Change("a short warm-up", one("warmup", warmup=ten.recipe.warmup), eleven),
