@@ -87,6 +87,13 @@ class Verdict:
     training: float | None
 
 
+def noise_of(scores: Sequence[float], counted: bool) -> Noise | None:
+    """Of the mean score of seeds; counting has no chance in it. None where one seed alone cannot tell."""
+    if len(scores) > 1:
+        return Noise(float(np.var(scores, ddof=1)) / len(scores), len(scores) - 1)
+    return Noise(0.0, 1) if counted else None
+
+
 def judged(found: Estimate, noises: Sequence[Noise | None]) -> Verdict:
     """A difference with the noise of training of both rows, as far as it is known: p is that of Student's t with it and
     that of the text (degrees of freedom: Welch 1947), unless the text alone has a larger one."""

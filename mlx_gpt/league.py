@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_gpt.bootstrap import Estimate, Noise, estimate, holm, judged
+from mlx_gpt.bootstrap import Estimate, Noise, estimate, holm, judged, noise_of
 from mlx_gpt.checkpoint import Card
 from mlx_gpt.measure import Score
 from mlx_gpt.recipe import Counting
@@ -113,12 +113,9 @@ def _less(bits: np.ndarray, before: np.ndarray) -> np.ndarray:
 
 
 def _noise_of_training(group: Sequence[Entry]) -> Noise | None:
-    """Of the mean score of the seeds; counting has no chance in it. None where one seed alone cannot tell."""
-    if len(group) > 1:
-        spread = np.var([each.score.bits_per_byte for each in group], ddof=1)
-        return Noise(float(spread) / len(group), len(group) - 1)
     first = group[0]
-    return Noise(0.0, 1) if first.stage and isinstance(first.card.recipe, Counting) else None  # 0 is a mixture
+    counted = bool(first.stage) and isinstance(first.card.recipe, Counting)  # 0 is a mixture, its card a member's
+    return noise_of([each.score.bits_per_byte for each in group], counted)
 
 
 def _difference(found: Estimate, above: str, noises: Sequence[Noise | None]) -> Row:

@@ -59,8 +59,7 @@ def main(
     if output is None and are_runs(runs):
         raise SettingError("--output DIR is missing: where to write the report of runs that are named")
     folder = runs[0] if output is None else output
-    earlier = kept.read(folder / RESULTS, notice)
-    kept.same_kind(folder / RESULTS, no_text)
+    earlier = kept.read(folder / RESULTS, notice, no_text)
     pick_device()
     collector = Collector(runs, data, Asked(prompts, tuple(range(SEEDS)), tokens, Taste()), notice)
     if no_text:

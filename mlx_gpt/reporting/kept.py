@@ -56,10 +56,11 @@ class Earlier:
                 self.runs.setdefault(run["sha256"], {})["skills"] = run["skills"]
 
 
-def read(path: Path, notice: Callable[[str], None]) -> dict[str, Any]:
+def read(path: Path, notice: Callable[[str], None], no_text: bool | None = None) -> dict[str, Any]:
     """An earlier results.json; empty where there is none, or one of another version, which a notice tells.
 
-    Raises CheckpointError for a file that is something else, which must not be replaced.
+    Raises CheckpointError for a file that is something else, which must not be replaced; and SettingError where a
+    report without text, `no_text`, is about to take the place of one with text, or the other way.
     """
     if not path.exists():
         return {}
@@ -70,6 +71,10 @@ def read(path: Path, notice: Callable[[str], None]) -> dict[str, Any]:
         ours = False
     if not ours:
         raise CheckpointError(f"{path}: in the way, and no report of mlx_gpt; move it or name another folder, --output")
+    if no_text and has_text(told):
+        raise SettingError(f"--no-text: {path} holds the text and is kept; name another folder, --output")
+    if no_text is False and not has_text(told):
+        raise SettingError(f"{path}: a report without text, to be published; say --no-text, or name another --output")
     if told.get("version") != VERSION:
         notice(f"{path}: of another version of mlx_gpt; everything is scored again")
         return {}
@@ -81,15 +86,6 @@ def known(path: Path) -> dict[str, Any]:
     with contextlib.suppress(CheckpointError):
         return read(path, lambda message: None)
     return {}
-
-
-def same_kind(path: Path, no_text: bool) -> None:
-    """Raises SettingError where a report with text is about to take the place of one without it, or the other way."""
-    if not path.exists() or has_text(json.loads(path.read_bytes())) != no_text:
-        return
-    if no_text:
-        raise SettingError(f"--no-text: {path} holds the text and is kept; name another folder, --output")
-    raise SettingError(f"{path}: a report without text, to be published; say --no-text, or name another --output")
 
 
 def write(path: Path, text: str) -> None:

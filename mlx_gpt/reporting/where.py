@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_gpt.bootstrap import Estimate, Noise, estimate, firsts, holm, judged
+from mlx_gpt.bootstrap import Estimate, Noise, estimate, firsts, holm, judged, noise_of
 from mlx_gpt.checkpoint import Checkpoint
 from mlx_gpt.corpus import Text, Units
 from mlx_gpt.corpus.corpus import training_text
@@ -131,11 +131,8 @@ def where(league: Sequence[Told], runs: Sequence[Told], text: Told) -> Told:
 
 
 def _noises(row: Sequence[Sums], causes: Sequence[list[int]], size: int, counted: bool) -> list[Noise | None]:
-    """Of training, by cause, in bits per byte of the whole text; counting has none, one seed cannot tell it."""
-    if len(row) == 1:
-        return [Noise(0.0, 1) if counted else None] * len(causes)
-    each = [[one.nats[where].sum() / math.log(2) / size for one in row] for where in causes]
-    return [Noise(float(np.var(seeds, ddof=1)) / len(row), len(row) - 1) for seeds in each]
+    """Of training, by cause, in bits per byte of the whole text."""
+    return [noise_of([one.nats[where].sum() / math.log(2) / size for one in row], counted) for where in causes]
 
 
 def _causes(alike: bool, frequent: int) -> list[tuple[str, str, str, list[int]]]:
