@@ -52,7 +52,7 @@ class Step:
         self._whole = compiled(self._step)
         self._part, self._end = compiled(self._gradient), compiled(self._update)
         self._score = compiled(self._scored)
-        self._alone = compiled(self._differentiated)
+        self._alone = compiled(self._together)
 
     def begin(self) -> Tree:
         """The state before the first step."""
@@ -88,7 +88,7 @@ class Step:
         state, figures = self._end(state, gradient, nats, at, {n: mx.concatenate(a) for n, a in carried.items()})
         return state, Figures(**figures)
 
-    def gradient(self, state: Tree, sums: Tree, batch: np.ndarray) -> tuple[Tree, Tree]:
+    def gradient(self, state: Tree, sums: Tree, batch: np.ndarray) -> tuple[Tree | mx.array, ...]:
         """What `take` does with a part of a batch before any weight moves, for measuring it: the gradient of the rows
         given, added to `sums` where a batch has several parts."""
         ids, key = mx.array(batch), self._key(0, 0)
@@ -159,6 +159,12 @@ class Step:
 
         (_, told), gradient = mx.value_and_grad(objective)(weights)
         return gradient, told
+
+    def _together(self, state: Tree, key: mx.array, ids: mx.array) -> tuple[mx.array, Tree, Tree]:
+        """A gradient behind a number that needs all of it, as the norm in a step does: only so does MLX walk the
+        backward pass in the step's order, and hold as much at its highest point."""
+        gradient, told = self._differentiated(state, key, ids)
+        return sum((g.flatten()[0] for g in gradient.values()), mx.array(0.0)), gradient, told
 
     def _moved(self, state: Tree, gradient: Tree, nats: mx.array, rate: mx.array, carried: Tree) -> tuple[Tree, Tree]:
         """The state after the update, or as it was where the loss or the gradient is not finite."""
