@@ -205,9 +205,8 @@ def test_the_answers_follow_from_the_figures() -> None:
         "09-near",
         "11-best",
     ]
-    assert asked["within 1 min of training"]["next"] == {"run": "11-best", "more": pytest.approx(0.0218, abs=1e-4)} | {
-        "margin": None
-    }
+    behind = asked["within 1 min of training"]["next"]
+    assert behind == {"run": "11-best", "more": pytest.approx(0.0218, abs=1e-4), "margin": None, "p": None}
     assert [names[f"under {size} on disk"] for size in ("1 MB", "4 MB", "16 MB")] == ["04-quick", "09-near", "11-best"]
     assert asked["under 16 MB on disk"]["next"]["more"] == pytest.approx(0.015)
     assert asked["under 16 MB on disk"]["next"]["margin"] == pytest.approx(0, abs=1e-9)  # alike in every part
@@ -226,6 +225,18 @@ def test_what_the_text_cannot_tell_apart_is_said() -> None:
     runs[1]["score"]["nats"] = (np.array([2.5, 1.5, 2.6, 1.44]) * math.log(2) * SIZES).tolist()
     (line,) = [line for line in short_answer(frontiers(league, runs, SIZES)) if "on disk" in line]
     assert line == "Under 1 MB to 16 MB on disk: 4 a (not told apart from 5 b)."
+
+
+def test_what_seeds_cannot_tell_apart_is_said_though_the_text_could() -> None:
+    """The means of seeds are 2.0 and 2.1 in every part of the text, but the seeds of one are 0.6 apart."""
+    rows = [(4, "04-a", {"bits": 2.0}), (5, "05-b", {"bits": 1.8}), (5, "05-b-1", {"bits": 2.4})]
+    league, runs = ladder(*rows)
+    league = [league[0], league[1] | {"runs": ["05-b", "05-b-1"], "bits_per_byte": 2.1, "seed_spread": 0.42}]
+    (line,) = [line for line in short_answer(frontiers(league, runs, SIZES)) if "on disk" in line]
+    assert line == "Under 1 MB to 16 MB on disk: 4 a (not told apart from 5 b)."
+    runs[1]["score"], runs[2]["score"] = ({"nats": (bits * math.log(2) * SIZES).tolist()} for bits in (2.0999, 2.1001))
+    (line,) = [line for line in short_answer(frontiers(league, runs, SIZES)) if "on disk" in line]
+    assert line == "Under 1 MB to 16 MB on disk: 4 a."
 
 
 # what is shown

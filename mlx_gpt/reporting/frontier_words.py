@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from mlx_gpt.league import ALPHA
 from mlx_gpt.reporting.elements import Cell, Table
 from mlx_gpt.reporting.frontiers import ASKED, POINTS
 from mlx_gpt.reporting.words import amount, bits, cost, reach, signed
@@ -26,8 +27,8 @@ MIDWAY = (
 )
 SPREAD = (
     "± after bits per byte: the standard deviation of seeds; after the next one: the 95 % interval of the difference, "
-    "paired on the same parts of the text. The best was picked on the text it is judged on, without correction, "
-    "so it looks a little better than it is."
+    "paired on the same parts of the text. Not told apart: p is 0.05 or more, the noise of training counted in. The "
+    "best was picked on the text it is judged on, without correction, so it looks a little better than it is."
 )
 ENDED = "°: had ended before, and still is what it was; empty: not looked at yet"
 BETTER, LEAD = "✓", "lead"
@@ -56,9 +57,9 @@ def short_answer(told: Told) -> list[str]:
 
 
 def _named(told: Told, answer: Told) -> str:
-    """The best, and the next one where the interval of their difference holds zero."""
+    """The best, and the next one where neither the text nor the seeds tell them apart."""
     name, after = told["labels"].get(answer["run"], "none"), answer["next"]
-    if after is None or after["margin"] is None or abs(after["more"]) >= after["margin"]:
+    if after is None or after["p"] is None or after["p"] < ALPHA:
         return name
     return f"{name} (not told apart from {told['labels'][after['run']]})"
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_gpt.bootstrap import estimate
+from mlx_gpt.bootstrap import Noise, estimate, judged, noise_of
 from mlx_gpt.reporting.courses import PLACES, Course, best_at, courses, leads, meeting
 from mlx_gpt.reporting.words import short
 
@@ -39,7 +39,8 @@ Told = dict[str, Any]
 
 def frontiers(league: Sequence[Told], runs: Sequence[Told], sizes: np.ndarray) -> Told:
     """All that can be told of the rows of a table and of their runs; sizes (U,) of what is resampled, in bytes."""
-    bits = _bits(league, runs)
+    bits, counted = _bits(league, runs), {run["run"]: run["counted"] for run in runs}
+    noises = {run: noise_of((each.sum(axis=1) / sizes.sum()).tolist(), counted[run]) for run, each in bits.items()}
     learning = dict[str, Told]()
     for axis in PLACES:
         found = courses(league, runs, axis)
@@ -47,7 +48,7 @@ def frontiers(league: Sequence[Told], runs: Sequence[Told], sizes: np.ndarray) -
         told["without"] = [row["run"] for row in league if row["run"] not in told["reached"]]
     points = {axis: pareto(costs(league, runs, axis)) for axis in POINTS}
     answers = [each for axis in ("seconds", "tokens") for each in _by_then(axis, learning[axis])]
-    answers += [each for axis in POINTS for each in _by_cost(axis, points[axis], bits, sizes)]
+    answers += [each for axis in POINTS for each in _by_cost(axis, points[axis], bits, noises, sizes)]
     return {"labels": labels(league), "answers": answers, "learning": learning, "points": points}
 
 
@@ -189,15 +190,22 @@ def _by_then(axis: str, told: Told) -> list[Told]:
 
 
 def _bits(league: Sequence[Told], runs: Sequence[Told]) -> dict[str, np.ndarray]:
-    """Bits (U,) of what is resampled, the mean of a row's runs, where they are finite."""
+    """Bits (R, U) of what is resampled by each of a row's R runs, where they are finite."""
     nats = {run["run"]: run["score"]["nats"] for run in runs}
     possible = [row for row in league if not any(None in nats[run] for run in row["runs"])]
-    return {row["run"]: np.mean([nats[run] for run in row["runs"]], axis=0) / math.log(2) for row in possible}
+    return {row["run"]: np.array([nats[run] for run in row["runs"]]) / math.log(2) for row in possible}
 
 
-def _by_cost(axis: str, points: Sequence[Told], bits: dict[str, np.ndarray], sizes: np.ndarray) -> list[Told]:
-    """The best within each budget and the next, with the interval of their paired difference; of time, the fastest of
-    those near the best, and the best, unless it is the same."""
+def _by_cost(
+    axis: str,
+    points: Sequence[Told],
+    bits: dict[str, np.ndarray],
+    noises: dict[str, Noise | None],
+    sizes: np.ndarray,
+) -> list[Told]:
+    """The best within each budget and the next, with the interval of their paired difference over the text and its p,
+    which the noise of training counts in; of time, the fastest of those near the best, and the best, unless it is the
+    same."""
     order = sorted((each["bits_per_byte"], each["run"]) for each in points)
     if not order:
         return []
@@ -216,8 +224,10 @@ def _by_cost(axis: str, points: Sequence[Told], bits: dict[str, np.ndarray], siz
         answer = _answer(axis, said, budget, "held-out", within)
         answer["spread"] = next((each["spread"] for each in points if each["run"] == answer["run"]), None)
         if answer["next"]:
-            found = estimate(bits[answer["next"]["run"]] - bits[answer["run"]], sizes)
-            answer["next"]["margin"] = found and found.margin
+            pair = answer["next"]["run"], answer["run"]
+            found = estimate(np.subtract(*(bits[run].mean(axis=0) for run in pair)), sizes)
+            if found:
+                answer["next"] |= {"margin": found.margin, "p": judged(found, [noises[run] for run in pair]).p}
         answers.append(answer)
     return answers
 
@@ -225,6 +235,8 @@ def _by_cost(axis: str, points: Sequence[Told], bits: dict[str, np.ndarray], siz
 def _answer(axis: str, said: str, budget: float, split: str, order: Sequence[tuple[float, str]]) -> Told:
     """`next`: the one that comes after, and how many more bits per byte it needs."""
     bits, run = order[0] if order else (None, None)
-    after = {"run": order[1][1], "more": order[1][0] - order[0][0], "margin": None} if len(order) > 1 else None
+    after = (
+        {"run": order[1][1], "more": order[1][0] - order[0][0], "margin": None, "p": None} if len(order) > 1 else None
+    )
     more = {"run": run, "bits_per_byte": bits, "spread": None, "next": after}
     return {"axis": axis, "asked": ASKED[axis].format(said), "mark": said, "budget": budget, "split": split, **more}
