@@ -34,11 +34,10 @@ def main(
     stage can do, one passage in the colours of its surprise, samples of the same prompts and seeds, and what of them is
     copied from the training text. It is one file that asks no network for anything. Stages that are missing and runs
     that are left out are named: those that cannot be read, and those of another text than most have, unless --runs
-    names them. What results.json already knows of a model is not computed again.
+    names them. What the results.json there, or beside the runs, already knows of a model is not computed again.
 
     With --no-text nothing in the three files is of the held-out or training text, or was written by a model: no
-    passage, prompt, sample or word; the names of the text's files stay. What a report with text in the folder of the
-    runs knows is not computed again.
+    passage, prompt, sample or word; the names of the text's files stay.
 
     \b
     python -m mlx_gpt.report
@@ -62,8 +61,8 @@ def main(
     earlier = kept.read(folder / RESULTS, notice, no_text)
     pick_device()
     collector = Collector(runs, data, Asked(prompts, tuple(range(SEEDS)), tokens, Taste()), notice)
-    if no_text:
-        earlier = kept.known(collector.folder / RESULTS) or earlier
+    beside = kept.known(collector.folder / RESULTS)  # of the runs themselves, wherever this report goes
+    earlier = (beside or earlier) if no_text else (earlier or beside)
     shown = without_text if no_text else dict
     try:
         folder.mkdir(parents=True, exist_ok=True)

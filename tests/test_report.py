@@ -451,6 +451,15 @@ def test_a_counting_stage_is_one_point_of_the_curves() -> None:
     assert curve([], {}) == {"train": [], "valid": []}
 
 
+def test_a_report_elsewhere_computes_nothing_again(told: dict, runs: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "load", None)
+        result = walk("--runs", runs, "--tokens", TOKENS, "--output", tmp_path / "other")
+    assert result.exit_code == 0, result.output
+    other = json.loads((tmp_path / "other" / "results.json").read_text())
+    assert [run["score"] for run in other["runs"]] == [run["score"] for run in told["runs"]]
+
+
 # without the text
 
 
