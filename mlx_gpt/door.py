@@ -236,7 +236,7 @@ def mixed_runs(function: Function) -> Function:
 def read_whole(file: str, out: str) -> bytes:
     """The bytes of a file that goes to `out`; - is standard input, or output.
 
-    Raises DataError for a file that cannot be read, and SettingError where it would be written over itself, or where
+    Raises DataError for a file that cannot be read or is larger than memory, and SettingError where it would be written over itself, or where
     the folder of `out` is none.
     """
     if out != "-" and not Path(out).absolute().parent.is_dir():
@@ -251,6 +251,8 @@ def read_whole(file: str, out: str) -> bytes:
         if out != "-" and Path(out).exists() and Path(out).samefile(file):
             raise SettingError(f"--out {out}: the very file that is read; name another one")
         return Path(file).read_bytes()
+    except MemoryError as error:
+        raise DataError(f"{file}: larger than memory, and it is read whole; compress it in parts") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 

@@ -525,6 +525,20 @@ def test_a_mistake_writes_nothing(runs: Path, some_stories: Path, tmp_path: Path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mgz", "damaged.mgz", "out"]
 
 
+def test_a_file_larger_than_memory_is_refused_with_a_remedy(
+    runs: Path, some_stories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(path: Path) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(Path, "read_bytes", too_large)
+    for door in ("compress", "decompress"):
+        result = walk(door, some_stories, "-o", tmp_path / "out", "--run", runs / "1")
+        assert result.exit_code == 2 and result.stderr.count("\n") == 1, result.output
+        assert "stories.txt: larger than memory" in result.stderr and "in parts" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_interrupt_leaves_nothing_half_written(runs: Path, tmp_path: Path) -> None:
     (tmp_path / "long").write_bytes(os.urandom(400_000))
     (tmp_path / "out").write_text("kept")
