@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -139,6 +140,18 @@ def test_one_long_line_can_be_learned_from(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "line.txt").write_text("all in one line without an end " * 2_000)
     monkeypatch.setattr(corpora.corpus, "TOKENIZER_TEXT", 20_000)
     assert open_corpus(Source((str(tmp_path / "line.txt"),), "bpe", 280, 0), lambda message: None).train.tokens > 0
+
+
+def test_a_line_that_is_longer_than_memory_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of one line is never in memory whole, and what looks like a mark within a line is none."""
+    monkeypatch.setattr(sys.modules["mlx_gpt.corpus.documents"], "LONGEST", 20)
+    line = "0123456789" * 2 + "<|endoftext|>" + "abcdefg" * 3
+    (tmp_path / "one.txt").write_text(f"{line}\n<|endoftext|>\nshort\n<|endoftext|>\n")
+    found = list(documents([tmp_path / "one.txt"]))
+    assert "".join(found) == f"{line}short" and max(map(len, found)) <= 20 and found[-1] == "short"
+    (tmp_path / "two.txt").write_text(f"{line}\n{line}\0\n")
+    with pytest.raises(DataError, match="line 2,"):
+        list(documents([tmp_path / "two.txt"]))
 
 
 def test_notes_that_happen_to_be_called_test_or_train_are_all_read(tmp_path: Path) -> None:

@@ -121,13 +121,15 @@ def _open(path: Path) -> BinaryIO:
     return path.open("rb")
 
 
-def _marked(path: Path, lines: Iterator[str] | io.TextIOWrapper) -> Iterator[str]:
+def _marked(path: Path, lines: io.TextIOWrapper) -> Iterator[str]:
     held: list[str] = []
-    length, marked = 0, False
-    for number, line in enumerate(lines, 1):
+    length, marked, number, begins = 0, False, 0, True
+    while line := lines.readline(LONGEST):  # a line may be longer than memory
+        number += begins
         if "\0" in line:
             raise DataError(f"{path}: a NUL byte in line {number}, so this is no text file")
-        if line.rstrip("\r\n") == END_OF_TEXT:
+        is_mark, begins = begins and line.rstrip("\r\n") == END_OF_TEXT, line.endswith(("\n", "\r"))
+        if is_mark:
             marked = True
             yield _without_last_newline("".join(held))
             held, length = [], 0
