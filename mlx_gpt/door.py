@@ -236,8 +236,8 @@ def mixed_runs(function: Function) -> Function:
 def read_whole(file: str, out: str) -> bytes:
     """The bytes of a file that goes to `out`; - is standard input, or output.
 
-    Raises DataError for a file that cannot be read or is larger than memory, and SettingError where it would be written over itself, or where
-    the folder of `out` is none.
+    Raises DataError for a file that cannot be read or is larger than memory, and SettingError where it would be written
+    over itself, or where the folder of `out` is none.
     """
     if out != "-" and not Path(out).absolute().parent.is_dir():
         raise SettingError(f"--out {out}: no such folder; make it first")
