@@ -48,21 +48,26 @@ def held_out(trained: Checkpoint, data: Sequence[str], notice: Notice) -> Text:
 
 class Shared:
     """The held-out text of several runs: tokenised once for each tokenizer; what there is to say of it is said once
-    for each training text, which it names if they are several."""
+    for each training text, which it names if they are several; `said` keeps it by these texts."""
 
     def __init__(self, data: Sequence[str], cards: Iterable[Card], notice: Notice) -> None:
         self.data, self.notice, self.name = data, notice, len({card.text for card in cards}) > 1
         self.texts: dict[tuple[str, bytes], Text] = {}
-        self.said: set[str] = set()
+        self.said: dict[str, list[str]] = {}
 
     def of(self, trained: Checkpoint) -> Text:
         """As `held_out`."""
         card, key = trained.card, (trained.card.corpus, trained.tokenizer.model)
         if key not in self.texts:
             about = f"{card.source}: " if self.name else ""
-            known = card.text in self.said
-            self.texts[key] = held_out(trained, self.data, lambda said: None if known else self.notice(about + said))
-            self.said.add(card.text)
+            known, told = card.text in self.said, self.said.setdefault(card.text, [])
+
+            def say(said: str) -> None:
+                if not known:
+                    told.append(said)
+                    self.notice(about + said)
+
+            self.texts[key] = held_out(trained, self.data, say)
         return self.texts[key]
 
     def free(self, trained: Checkpoint) -> tuple[dict[str, float], np.ndarray | None]:

@@ -411,6 +411,22 @@ def test_another_text_is_scored_and_remembered(runs: Path, tmp_path: Path, monke
     assert len(scored) == 2
 
 
+def test_a_text_that_was_trained_on_is_called_a_leak_on_the_pages_too(
+    runs: Path, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, leaked = tmp_path / "some", tmp_path / "leaked.txt"
+    for number in (1, 2):
+        shutil.copytree(runs / stages.stage(number).run, folder / stages.stage(number).run)
+    leaked.write_text(corpus.tokenizer.decode(corpus.train.document(0)))
+    for _ in range(2):  # from what results.json knows, too
+        assert walk("--runs", folder, "--data", leaked, "--tokens", 4).exit_code == 0
+        for name in ("report.md", "report.html"):
+            text = (folder / name).read_text()
+            assert text.count("LEAK: 100 % of the documents") == 1 and "trained on (1 unigram, 2 bigram)." in text
+        monkeypatch.setattr(checkpoint, "load", None)
+    assert not any("LEAK" in (runs / name).read_text() for name in ("report.md", "report.html"))
+
+
 def test_a_model_of_words_describes_no_text_and_is_no_match(runs: Path, tmp_path: Path) -> None:
     folder, other = tmp_path / "some", tmp_path / "other.txt"
     shutil.copytree(runs / stages.stage(1).run, folder / "b")

@@ -13,13 +13,14 @@ frontiers              what quality costs, as `frontiers` tells it
 where                  the bits of each row of the table by cause, place and occurrence, as `where` tells them
 runs                   each run by folder name: sha256 and bytes_on_disk of its model, stage, name, title, remembers,
                        preset, the text it was `trained_on`, whether it was `counted` at once, `score` (nats (U,),
-                       tokens, seconds, context), `where` (as `causes` adds them up by parts), `curve`, and of the
-                       first seed of a row alone, null of others, `surprise` (pieces, bits), `samples`, `written`, and
-                       `skills` as `mlx_gpt.skills --json` tells them
+                       tokens, seconds, context), `where` (as `causes` adds them up by parts), `curve`, `warnings` of
+                       what of a text that was named it was trained on, and of the first seed of a row alone, null of
+                       others, `surprise` (pieces, bits), `samples`, `written`, and `skills` as `mlx_gpt.skills --json`
+                       tells them
 written                the same measures as there, of the held-out text itself
 missing_stages, left_out   what is not in it, and why
 
-A report without text (`numbers`) has null for what is text or quotes it: `passage`, the words and each of the `prompts`
+A report without text (`textless`) has null for what is text or quotes it: `passage`, the words and each of the `prompts`
 of `text` and `asked`, and `surprise` and `samples` of every run.
 """
 

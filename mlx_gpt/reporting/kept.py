@@ -46,7 +46,7 @@ class Earlier:
             if Sums.kept(run["where"]).nats.shape[1] != len(told["text"]["parts"]):
                 raise ValueError("lists that do not fit")
             names = ("score", "where", "surprise", "samples", "written") if same else ("score", "where", "surprise")
-            self.runs[run["sha256"]] = {name: run[name] for name in names}
+            self.runs[run["sha256"]] = {name: run[name] for name in names} | {"warnings": run.get("warnings", [])}
         self._skills(told)
 
     def _skills(self, told: dict[str, Any]) -> None:

@@ -60,11 +60,16 @@ def trained_on(told: Told) -> list[str]:
 
 
 def gaps(told: Told) -> list[str]:
-    """What is missing and what was left out, in words."""
+    """What is missing, what was left out, and who was trained on what of the held-out text, in words."""
     said = []
     if told["missing_stages"]:
         said.append(f"Missing: stage {', '.join(map(str, told['missing_stages']))}.")
-    return said + [f"{each[0].upper()}{each[1:]}." for each in roster.gaps(told["left_out"])]
+    said += [f"{each[0].upper()}{each[1:]}." for each in roster.gaps(told["left_out"])]
+    warned, runs = dict[str, list[str]](), first_runs(told)
+    for run in runs:
+        for warning in run.get("warnings", ()):
+            warned.setdefault(warning, []).append(named(run))
+    return said + [f"{warning} ({', '.join(names)})." for warning, names in warned.items()]
 
 
 def _league(told: Told) -> str:
