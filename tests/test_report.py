@@ -423,6 +423,7 @@ def test_a_text_that_was_trained_on_is_called_a_leak_on_the_pages_too(
         for name in ("report.md", "report.html"):
             text = (folder / name).read_text()
             assert text.count("LEAK: 100 % of the documents") == 1 and "trained on (1 unigram, 2 bigram)." in text
+            assert "no stage was trained on" not in text
         monkeypatch.setattr(checkpoint, "load", None)
     assert not any("LEAK" in (runs / name).read_text() for name in ("report.md", "report.html"))
 

@@ -20,8 +20,8 @@ runs                   each run by folder name: sha256 and bytes_on_disk of its 
 written                the same measures as there, of the held-out text itself
 missing_stages, left_out   what is not in it, and why
 
-A report without text (`textless`) has null for what is text or quotes it: `passage`, the words and each of the `prompts`
-of `text` and `asked`, and `surprise` and `samples` of every run.
+A report without text (`textless`) has null for what is text or quotes it: `passage`, the words and each of the
+`prompts` of `text` and `asked`, and `surprise` and `samples` of every run.
 """
 
 FORMAT, VERSION = "mlx_gpt report", 4
