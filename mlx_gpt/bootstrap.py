@@ -99,12 +99,13 @@ def judged(found: Estimate, noises: Sequence[Noise | None]) -> Verdict:
     that of the text (degrees of freedom: Welch 1947), unless the text alone has a larger one."""
     known = [each for each in noises if each is not None]
     training = math.sqrt(sum(each.variance for each in known))
-    p, both, freedom = found.p, found.error, MOST
+    wide = found.margin / NormalDist().inv_cdf((1 + LEVEL) / 2)  # more than the error where units are few
+    p, least = found.p, detectable(wide)
     if training and math.isfinite(found.error):
         both = math.hypot(found.error, training)
-        freedom = int(min(MOST, both**4 / sum(each.variance**2 / each.freedom for each in known)))
-        p = max(p, student_p(found.value / both, max(1, freedom)))
-    return Verdict(p, detectable(both, max(1, freedom)), training if len(known) == len(noises) else None)
+        freedom = max(1, int(min(MOST, both**4 / sum(each.variance**2 / each.freedom for each in known))))
+        p, least = max(p, student_p(found.value / both, freedom)), max(least, detectable(both, freedom))
+    return Verdict(p, least, training if len(known) == len(noises) else None)
 
 
 def detectable(error: float, freedom: int = MOST) -> float:

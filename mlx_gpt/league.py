@@ -175,15 +175,16 @@ def legend(told: Sequence[Row], resampled: str) -> list[str]:
     said = [f"±: 95 % interval of the text's noise, bootstrap over {resampled}"]
     found = [row["difference"] for row in told if row["difference"]]
     if found:
-        least = sorted(each["detectable"] for each in found)
-        by_pair = f" to {least[-1]:.4f}, by pair" if len(found) > 1 else ""
+        least = sorted(each["detectable"] for each in found if math.isfinite(each["detectable"]))
+        by_pair = f" to {least[-1]:.4f}, by pair" if len(least) > 1 else ""
         said.append(f"*: the paired difference has p < {ALPHA} after Holm's correction over {len(found)}")
         if any(row["seed_spread"] is not None for row in told):
             said.append("its p counts in the noise of training, as far as several seeds tell it")
         unknown = sum(each["seed_standard_error"] is None for each in found)
         if unknown:
             said.append(f"of {unknown} differences the noise of training is not known: runs of one seed cannot tell it")
-        said.append(f"least difference that is found in 80 % of such cases: {least[0]:.4f}{by_pair}")
+        if least:
+            said.append(f"least difference that is found in 80 % of such cases: {least[0]:.4f}{by_pair}")
     if any(row["seed_spread"] is not None for row in told):
         said.append("seeds: runs averaged ± the standard deviation of their scores, which is the noise of training")
     if not all(row["finished"] for row in told):

@@ -412,7 +412,7 @@ def test_another_text_is_scored_and_remembered(runs: Path, tmp_path: Path, monke
 
 
 def test_a_text_that_was_trained_on_is_called_a_leak_on_the_pages_too(
-    runs: Path, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    told: dict, runs: Path, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, leaked = tmp_path / "some", tmp_path / "leaked.txt"
     for number in (1, 2):
