@@ -189,7 +189,21 @@ def legend(told: Sequence[Row], resampled: str) -> list[str]:
         said.append("seeds: runs averaged ± the standard deviation of their scores, which is the noise of training")
     if not all(row["finished"] for row in told):
         said.append("…: not trained to its end")
-    return said
+    return said + _read(told)
+
+
+def _read(told: Sequence[Row]) -> list[str]:
+    """How the stages read a document, in words; a mixture reads as its members do."""
+    windows: dict[int, set[int]] = {}
+    for row in told:
+        if row["context"] is not None:
+            windows.setdefault(row["context"], set()).add(row["stage"])
+    if not windows:
+        return ["every document is read whole"]
+    return [
+        f"read in {context_rule(context)} of {context:,} tokens: stage {', '.join(map(str, sorted(stages)))}"
+        for context, stages in sorted(windows.items())
+    ]
 
 
 def _line(cells: Sequence[str], columns: Sequence[tuple[str, int]]) -> str:

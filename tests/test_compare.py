@@ -136,6 +136,12 @@ def test_the_floor_is_taken_from_each_document() -> None:
     assert table(told, {"exact entropy": 0.3})[-1].split() == ["exact", "entropy", "0.3000"]
 
 
+def test_how_a_document_is_read_is_said() -> None:
+    entries = [entry(4, "a", 1.0), *(replace(entry(n, f"{n}", 0.9), context=256) for n in (9, 11))]
+    assert legend(rows(entries), "60 documents")[-1] == "read in half-overlapping windows of 256 tokens: stage 9, 11"
+    assert legend(rows(entries[:1]), "60 documents")[-1] == "every document is read whole"
+
+
 def test_no_line_is_wider_than_a_hundred_columns() -> None:
     long = [entry(n, f"runs/a-very-long-name-of-run-{n}-{s}", 10.0 + n, seed=s) for n in (4, 9, 10, 11) for s in (0, 1)]
     big = {"parameters": 123_456_789_012.0, "seconds": 98_765.4, "peak_memory": 9e10, "train_tokens_per_second": 1e9}
