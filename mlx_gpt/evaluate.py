@@ -53,7 +53,7 @@ def main(
     text = held_out(trained, data, notice)
     parts, context = units(text, trained.tokenizer), model.memory().room
     score = measure(model, text, units=parts)
-    found = score.estimate()
+    found, rule = score.estimate(), context_rule(context, trained.stage.number)
     nats = parts.by_document(score.nats, text)
     if in_json:
         told = {
@@ -70,7 +70,7 @@ def main(
             "seconds": score.seconds,
             "tokens_per_second": score.tokens_per_second,
             "context": context,
-            "context_rule": context_rule(context),
+            "context_rule": rule,
         }
         if by_document:
             told |= {"nats_by_document": nats.tolist(), "bytes_by_document": text.sizes.tolist()}
@@ -82,7 +82,7 @@ def main(
     click.echo(f"stage {trained.stage.number} {trained.stage.name}: {trained.stage.title}")
     click.echo(f"{score.bits_per_byte:.4f}{margin} bits per byte ({over})")
     click.echo(
-        f"{score.bytes:,} bytes in {counted(len(text), 'document')}, each byte once; {context_rule(context)}"
+        f"{score.bytes:,} bytes in {counted(len(text), 'document')}, each byte once; {rule}"
         + ("" if context is None else f" of {context:,} tokens")
     )
     click.echo(

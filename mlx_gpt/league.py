@@ -100,7 +100,7 @@ def _row(group: Sequence[Entry], bits: np.ndarray, sizes: np.ndarray) -> Row:
         "tokens_per_second": whole.tokens_per_second,
         **{name: float(np.mean(values)) if values else None for name, values in means.items()},
         "context": first.context,
-        "context_rule": context_rule(first.context),
+        "context_rule": context_rule(first.context, first.stage),
         "excess": None,
         "difference": None,
     }
@@ -133,8 +133,10 @@ def _difference(found: Estimate, above: str, noises: Sequence[Noise | None]) -> 
     }
 
 
-def context_rule(context: int | None) -> str:
-    """How a model of so large a context reads a document."""
+def context_rule(context: int | None, stage: int) -> str:
+    """How a model of so large a context reads a document; 0 is a mixture."""
+    if not stage:
+        return "each member by its own rule"
     return "whole document" if context is None else "half-overlapping windows"
 
 
@@ -200,10 +202,11 @@ def _read(told: Sequence[Row]) -> list[str]:
             windows.setdefault(row["context"], set()).add(row["stage"])
     if not windows:
         return ["every document is read whole"]
-    return [
-        f"read in {context_rule(context)} of {context:,} tokens: stage {', '.join(map(str, sorted(stages)))}"
-        for context, stages in sorted(windows.items())
-    ]
+    said = []
+    for context, stages in sorted(windows.items()):
+        which = ", ".join(map(str, sorted(stages)))
+        said.append(f"read in {context_rule(context, min(stages))} of {context:,} tokens: stage {which}")
+    return said
 
 
 def _line(cells: Sequence[str], columns: Sequence[tuple[str, int]]) -> str:

@@ -268,7 +268,9 @@ def test_run_folders_are_mixed_at_the_doors(runs: Path) -> None:
     told = json.loads(walk(evaluate, *pair, "--json").stdout)
     each = [json.loads(walk(evaluate, "--run", runs / name, "--json").stdout)["bits_per_byte"] for name in ("2", "4")]
     assert told["name"] == "mixture" and told["bits_per_byte"] < min(each) * 1.01
-    assert "2 bigram + 4 ngram-backoff" in walk(evaluate, *pair).stdout
+    shown = walk(evaluate, *pair).stdout
+    assert "2 bigram + 4 ngram-backoff" in shown and "each byte once; each member by its own rule" in shown
+    assert told["context_rule"] == "each member by its own rule"
     written = walk(generate, *pair, "--prompt", "Once", "--tokens", 9)
     assert written.exit_code == 0 and written.output.startswith("Once")
 
