@@ -186,7 +186,9 @@ def legend(told: Sequence[Row], resampled: str) -> list[str]:
         if unknown:
             said.append(f"of {unknown} differences the noise of training is not known: runs of one seed cannot tell it")
         if least:
-            said.append(f"least difference that is found in 80 % of such cases: {least[0]:.4f}{by_pair}")
+            said.append(
+                f"least difference found in 80 % of such cases, without the correction: {least[0]:.4f}{by_pair}"
+            )
     if any(row["seed_spread"] is not None for row in told):
         said.append("seeds: runs averaged ± the standard deviation of their scores, which is the noise of training")
     if not all(row["finished"] for row in told):
