@@ -103,9 +103,22 @@ def judged(found: Estimate, noises: Sequence[Noise | None]) -> Verdict:
     p, least = found.p, detectable(wide)
     if training and math.isfinite(found.error):
         both = math.hypot(found.error, training)
-        freedom = max(1, int(min(MOST, both**4 / sum(each.variance**2 / each.freedom for each in known))))
+        freedom = _welch(both, known)
         p, least = max(p, student_p(found.value / both, freedom)), max(least, detectable(both, freedom))
     return Verdict(p, least, training if len(known) == len(noises) else None)
+
+
+def trained_apart(difference: float, noises: Sequence[Noise | None]) -> float | None:
+    """The p-value of a difference of two rows of which the noise of training alone is known, as of two points of
+    learning curves (Student's t, Welch 1947); None where one seed alone cannot tell it, or nothing has chance in it."""
+    known = [each for each in noises if each is not None]
+    training = math.sqrt(sum(each.variance for each in known))
+    return student_p(difference / training, _welch(training, known)) if training and len(known) == len(noises) else None
+
+
+def _welch(error: float, noises: Sequence[Noise]) -> int:
+    """Degrees of freedom of a standard error that holds these, and else what is known for sure."""
+    return max(1, int(min(MOST, error**4 / sum(each.variance**2 / each.freedom for each in noises))))
 
 
 def detectable(error: float, freedom: int = MOST) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def main(
     """
     from mlx_gpt.device import pick_device
     from mlx_gpt.errors import CheckpointError, SettingError
+    from mlx_gpt.folder import made
     from mlx_gpt.reporting import MARKDOWN, PAGE, RESULTS, kept
     from mlx_gpt.reporting.asked import Asked
     from mlx_gpt.reporting.collect import Collector
@@ -64,17 +66,18 @@ def main(
     beside = kept.known(collector.folder / RESULTS)  # of the runs themselves, wherever this report goes
     earlier = (beside or earlier) if no_text else (earlier or beside)
     shown = without_text if no_text else dict
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"--output {folder}: cannot be written ({error.strerror}); name another") from error
-    told = collector.collect(earlier, passing, lambda told: kept.write(folder / RESULTS, as_json(shown(told))))
-    passing("")
-    text = as_json(shown(told))
-    told = json.loads(text)  # the pages show what the file says, where what is infinite is null
-    kept.write(folder / RESULTS, text)
-    kept.write(folder / MARKDOWN, markdown(told))
-    kept.write(folder / PAGE, page(told))
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(made(folder))
+        except OSError as error:
+            raise CheckpointError(f"--output {folder}: cannot be written ({error.strerror}); name another") from error
+        told = collector.collect(earlier, passing, lambda told: kept.write(folder / RESULTS, as_json(shown(told))))
+        passing("")
+        text = as_json(shown(told))
+        told = json.loads(text)  # the pages show what the file says, where what is infinite is null
+        kept.write(folder / RESULTS, text)
+        kept.write(folder / MARKDOWN, markdown(told))
+        kept.write(folder / PAGE, page(told))
     if told["missing_stages"]:
         notice(f"missing: stage {', '.join(map(str, told['missing_stages']))}")
     for said in gaps(told["left_out"]):

@@ -239,6 +239,22 @@ def test_what_seeds_cannot_tell_apart_is_said_though_the_text_could() -> None:
     assert line == "Under 1 MB to 16 MB on disk: 4 a."
 
 
+@pytest.mark.parametrize(
+    ("apart", "said"),
+    [
+        (0.6, "Within 1 s of training: 4 a; within 10 s to 10 min of training: 4 a (not told apart from 5 b)."),
+        (0.002, "Within 1 s to 10 min of training: 4 a."),
+    ],
+)
+def test_what_seeds_cannot_tell_apart_on_the_way_is_said(apart: float, said: str) -> None:
+    """By counting 2.0; by two seeds 2.1 in the end, so far apart or nearly alike, and both 3.0 after a second."""
+    seeds = {"05-b": 2.1 - apart / 2, "05-b-1": 2.1 + apart / 2}
+    rows = [(5, run, {"looks": [(1, 3.0), (500, bits)]}) for run, bits in seeds.items()]
+    league, runs = ladder((4, "04-a", {"gradients": False, "looks": [(0.5, 2.0)]}), *rows)
+    league = [league[0], league[1] | {"runs": [*seeds]}]
+    assert short_answer(frontiers(league, runs, SIZES))[0] == said
+
+
 # what is shown
 
 

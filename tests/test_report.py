@@ -382,6 +382,13 @@ def test_each_training_text_is_named_where_runs_are_judged_on_one(
     assert not any("Trained on" in (runs / name).read_text() for name in ("report.md", "report.html"))
 
 
+def test_a_report_that_is_refused_leaves_no_folder(runs: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").touch()
+    result = walk("--runs", runs, "--data", tmp_path / "empty.txt", "--output", tmp_path / "new" / "report")
+    assert result.exit_code == 2 and "empty.txt" in result.output
+    assert not (tmp_path / "new").exists()
+
+
 def test_runs_of_different_texts_are_refused(runs: Path, corpus: Corpus, rough, tmp_path: Path) -> None:
     folder = tmp_path / "mixed"
     first = save(1, rough(1), corpus, folder)

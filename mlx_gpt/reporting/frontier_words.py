@@ -27,8 +27,9 @@ MIDWAY = (
 )
 SPREAD = (
     "± after bits per byte: the standard deviation of seeds; after the next one: the 95 % interval of the difference, "
-    "paired on the same parts of the text. Not told apart: p is 0.05 or more, the noise of training counted in. The "
-    "best was picked on the text it is judged on, without correction, so it looks a little better than it is."
+    "paired on the same parts of the text. Not told apart: p is 0.05 or more, the noise of training counted in; where "
+    "learning curves are read, it is of that noise alone, if several seeds tell it. The best was picked on the text it "
+    "is judged on, without correction, so it looks a little better than it is."
 )
 ENDED = "°: had ended before, and still is what it was; empty: not looked at yet"
 BETTER, LEAD = "✓", "lead"

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_gpt.bootstrap import Noise, estimate, judged, noise_of
+from mlx_gpt.bootstrap import Noise, estimate, judged, noise_of, trained_apart
 from mlx_gpt.reporting.courses import PLACES, Course, best_at, courses, leads, meeting
 from mlx_gpt.reporting.words import short
 
@@ -47,7 +47,7 @@ def frontiers(league: Sequence[Told], runs: Sequence[Told], sizes: np.ndarray) -
         told = learning[axis] = _learning(found, _budgets(axis, found))
         told["without"] = [row["run"] for row in league if row["run"] not in told["reached"]]
     points = {axis: pareto(costs(league, runs, axis)) for axis in POINTS}
-    answers = [each for axis in ("seconds", "tokens") for each in _by_then(axis, learning[axis])]
+    answers = [each for axis in ("seconds", "tokens") for each in _by_then(axis, learning[axis], counted)]
     answers += [each for axis in POINTS for each in _by_cost(axis, points[axis], bits, noises, sizes)]
     return {"labels": labels(league), "answers": answers, "learning": learning, "points": points}
 
@@ -177,16 +177,28 @@ def _met(one: Course, other: Course) -> Told:
     return told
 
 
-def _by_then(axis: str, told: Told) -> list[Told]:
-    """The best within each budget of training, and the next."""
+def _by_then(axis: str, told: Told, counted: dict[str, bool]) -> list[Told]:
+    """The best within each budget of training, and the next, with the p that seeds give their difference."""
     answers = []
     for at, (said, budget) in enumerate(told["budgets"].items()):
-        order = sorted((each[at]["bits_per_byte"], run) for run, each in told["reached"].items() if each[at])
+        by_then = {run: each[at] for run, each in told["reached"].items() if each[at]}
+        order = sorted((each["bits_per_byte"], run) for run, each in by_then.items())
         answer = _answer(axis, said, budget, "validation", order)
         if order:
-            answer["spread"] = told["reached"][order[0][1]][at]["spread"]
+            answer["spread"] = by_then[order[0][1]]["spread"]
+        if answer["next"]:
+            pair = answer["run"], answer["next"]["run"]
+            noises = [_noise(by_then[run]["spread"], told["seeds"][run], counted[run]) for run in pair]
+            answer["next"]["p"] = trained_apart(answer["next"]["more"], noises)
         answers.append(answer)
     return answers
+
+
+def _noise(spread: float | None, seeds: int, counted: bool) -> Noise | None:
+    """Of a mean of seeds from the standard deviation over them."""
+    if spread is not None:
+        return Noise(spread**2 / seeds, seeds - 1)
+    return Noise(0.0, 1) if counted else None
 
 
 def _bits(league: Sequence[Told], runs: Sequence[Told]) -> dict[str, np.ndarray]:
