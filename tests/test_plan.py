@@ -91,7 +91,7 @@ def test_so_it_is_for_small_models(number: int) -> None:
 @pytest.mark.parametrize(
     ("number", "changes"),
     [
-        (5, {"batch_size": 64}),
+        (5, {"batch_size": 256}),
         *(pytest.param(11, changes, marks=pytest.mark.slow) for changes in ({}, {"recompute": True, "batch_size": 32})),
     ],
 )

@@ -287,6 +287,8 @@ def test_a_run_that_changed_is_asked_alone(
 
 
 def test_what_was_computed_before_an_interruption_is_kept(runs: Path, tmp_path: Path, told: dict, monkeypatch) -> None:
+    bare, output = tmp_path / "runs", tmp_path / "report"
+    shutil.copytree(runs, bare, ignore=shutil.ignore_patterns("results.json"))
     load, loaded = checkpoint.load, []
 
     def third_is_interrupted(run: Path) -> object:
@@ -296,15 +298,15 @@ def test_what_was_computed_before_an_interruption_is_kept(runs: Path, tmp_path: 
         return load(run)
 
     monkeypatch.setattr(checkpoint, "load", third_is_interrupted)
-    assert walk("--runs", runs, "--tokens", TOKENS, "--output", tmp_path).exit_code == 130
-    kept = json.loads((tmp_path / "results.json").read_text())
-    assert [run["stage"] for run in kept["runs"]] == [1, 2] and not (tmp_path / "report.html").exists()
+    assert walk("--runs", bare, "--tokens", TOKENS, "--output", output).exit_code == 130
+    kept = json.loads((output / "results.json").read_text())
+    assert [run["stage"] for run in kept["runs"]] == [1, 2] and not (output / "report.html").exists()
     scored = []
     monkeypatch.setattr(checkpoint, "load", load)
     measure = collect.measure
     monkeypatch.setattr(collect, "measure", lambda *args, **more: scored.append(1) or measure(*args, **more))
-    assert walk("--runs", runs, "--tokens", TOKENS, "--output", tmp_path).exit_code == 0
-    whole = json.loads((tmp_path / "results.json").read_text())
+    assert walk("--runs", bare, "--tokens", TOKENS, "--output", output).exit_code == 0
+    whole = json.loads((output / "results.json").read_text())
     assert len(scored) == 9
     assert [row["bits_per_byte"] for row in whole["league"]] == [row["bits_per_byte"] for row in told["league"]]
     assert whole["written"] == told["written"]
