@@ -184,7 +184,7 @@ def legend(told: Sequence[Row], resampled: str) -> list[str]:
             said.append("its p counts in the noise of training, as far as several seeds tell it")
         unknown = sum(each["seed_standard_error"] is None for each in found)
         if unknown:
-            said.append(f"of {unknown} differences the noise of training is not known: runs of one seed cannot tell it")
+            said.append(f"the noise of training is not known of {unknown} of them: runs of one seed cannot tell it")
         if least:
             said.append(
                 f"least difference found in 80 % of such cases, without the correction: {least[0]:.4f}{by_pair}"

@@ -115,7 +115,7 @@ def test_what_is_known_of_the_noise_of_training_is_counted_and_what_is_not_is_sa
     single = rows([entry(9, "a", 1.0), entry(11, "b", 0.9)])
     assert single[1]["difference"]["p"] < 0.01
     for told in (half, single):
-        assert "of 1 differences the noise of training is not known" in "\n".join(legend(told, "60 documents"))
+        assert "the noise of training is not known of 1 of them" in "\n".join(legend(told, "60 documents"))
     mixed = rows([*seeds, replace(entry(4, "all", 0.95), stage=0)])
     assert [row["stage"] for row in mixed] == [11, 0]
     assert mixed[1]["difference"]["seed_standard_error"] is None  # its card is that of its first member
