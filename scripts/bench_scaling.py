@@ -165,7 +165,7 @@ def _tell(found: Fitted) -> None:
     click.echo(f"  E {law.floor:.3f} [{found.floor[0]:.3f} … {found.floor[1]:.3f}]{_open(found, 'E')}")
     for power, (low, high), (_, _, name) in zip(law.exponents, found.exponents, names, strict=True):
         click.echo(f"  {name} {power:.3f} [{low:.3f} … {high:.3f}]{_open(found, name)}")
-    if len(law.exponents) == 2 and max(law.exponents) > 0:
+    if len(law.exponents) == 2 and max(law.exponents) > 0 and not {"a", "b"} & set(found.bound):
         a, b = law.exponents
         click.echo(f"  with C = 6 N D to spend: N as C^{b / (a + b):.2f}, D as C^{a / (a + b):.2f}")
 
