@@ -89,8 +89,13 @@ class Verdict:
 
 def noise_of(scores: Sequence[float], counted: bool) -> Noise | None:
     """Of the mean score of seeds; counting has no chance in it. None where one seed alone cannot tell."""
-    if len(scores) > 1:
-        return Noise(float(np.var(scores, ddof=1)) / len(scores), len(scores) - 1)
+    return noise_from(float(np.std(scores, ddof=1)) if len(scores) > 1 else None, len(scores), counted)
+
+
+def noise_from(spread: float | None, seeds: int, counted: bool) -> Noise | None:
+    """As `noise_of`, from the standard deviation over so many seeds; None of one."""
+    if spread is not None:
+        return Noise(spread**2 / seeds, seeds - 1)
     return Noise(0.0, 1) if counted else None
 
 

@@ -63,8 +63,8 @@ def main(
     earlier = kept.read(folder / RESULTS, notice, no_text)
     pick_device()
     collector = Collector(runs, data, Asked(prompts, tuple(range(SEEDS)), tokens, Taste()), notice)
-    beside = kept.known(collector.folder / RESULTS)  # of the runs themselves, wherever this report goes
-    earlier = (beside or earlier) if no_text else (earlier or beside)
+    if no_text or not earlier:  # then what stands beside the runs themselves, wherever this report goes
+        earlier = kept.known(collector.folder / RESULTS) or earlier
     shown = without_text if no_text else dict
     with contextlib.ExitStack() as stack:
         try:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_gpt.bootstrap import Noise, estimate, judged, noise_of, trained_apart
+from mlx_gpt.bootstrap import Noise, estimate, judged, noise_from, noise_of, trained_apart
 from mlx_gpt.reporting.courses import PLACES, Course, best_at, courses, leads, meeting
 from mlx_gpt.reporting.words import short
 
@@ -188,17 +188,10 @@ def _by_then(axis: str, told: Told, counted: dict[str, bool]) -> list[Told]:
             answer["spread"] = by_then[order[0][1]]["spread"]
         if answer["next"]:
             pair = answer["run"], answer["next"]["run"]
-            noises = [_noise(by_then[run]["spread"], told["seeds"][run], counted[run]) for run in pair]
+            noises = [noise_from(by_then[run]["spread"], told["seeds"][run], counted[run]) for run in pair]
             answer["next"]["p"] = trained_apart(answer["next"]["more"], noises)
         answers.append(answer)
     return answers
-
-
-def _noise(spread: float | None, seeds: int, counted: bool) -> Noise | None:
-    """Of a mean of seeds from the standard deviation over them."""
-    if spread is not None:
-        return Noise(spread**2 / seeds, seeds - 1)
-    return Noise(0.0, 1) if counted else None
 
 
 def _bits(league: Sequence[Told], runs: Sequence[Told]) -> dict[str, np.ndarray]:
