@@ -52,12 +52,12 @@ class Shared:
 
     def __init__(self, data: Sequence[str], cards: Iterable[Card], notice: Notice) -> None:
         self.data, self.notice, self.name = data, notice, len({card.text for card in cards}) > 1
-        self.texts: dict[tuple[str, bytes], Text] = {}
+        self.texts: dict[tuple[str, str, bytes], Text] = {}
         self.said: dict[str, list[str]] = {}
 
     def of(self, trained: Checkpoint) -> Text:
         """As `held_out`."""
-        card, key = trained.card, (trained.card.corpus, trained.tokenizer.model)
+        card, key = trained.card, (trained.card.text, trained.card.corpus, trained.tokenizer.model)
         if key not in self.texts:
             about = f"{card.source}: " if self.name else ""
             known, told = card.text in self.said, self.said.setdefault(card.text, [])

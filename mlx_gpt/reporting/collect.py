@@ -211,7 +211,7 @@ class Collector:
             run["samples"] = samples(trained, self.asked)
         if first and run["skills"] is None:
             run["skills"] = self.asking.ask(trained, self.texts.of(trained), own=not self.data)
-        run["warnings"] = self.texts.said.get(trained.card.text, []) if self.data else []
+        run["warnings"] = self.texts.said[trained.card.text] if self.data else []
         run["written"] = None
         self.tokenizers[trained.card.corpus] = trained.tokenizer
         self.runs.append(run)
